@@ -4,17 +4,22 @@ Each image gets a small vector of its own, its latent code; one decoder, shared 
 code into the pixels: sigmoid(codes @ weights + bias). Training moves the decoder and the codes together,
 by gradient descent on the mean squared error.
 
-    python neural_compression.py            draw, train, report; the pictures land in OUTPUT_DIR
+    python neural_compression.py            draw, train, report; pictures and compressed file land in OUTPUT_DIR
     python neural_compression.py --help     this text
 
-There are no flags: edit a constant below and run again.
+There are no other flags: edit a constant at the top of the file and run again. Ctrl-C ends training early.
 """
 
+import contextlib
+import io
 import math
 import os
+import re
 import signal
 import sys
 import time
+import zipfile
+import zlib
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +32,7 @@ WIDTH = 256  # pixels
 HEIGHT = 256  # pixels
 SINE_FREQUENCY = 40  # periods of the sine pattern across the picture
 CHECKER_SQUARES = 16  # squares along each side of the checkerboard
-IMAGES = ("radial", "sine", "checkerboard")  # what is compressed, by pattern name
+IMAGES = ("radial", "sine", "checkerboard")  # what is compressed: patterns, paths of PGM files
 LATENT_DIM = 16  # numbers in the code of one image
 EPOCHS = 1000  # full-batch training steps
 LEARNING_RATE = 1.0  # scale of the first steps; the default suits every size
@@ -75,22 +80,61 @@ def to_grey(values):
     return np.floor(np.asarray(values, np.float64) * 255 + (0.5 + 1e-9)).astype(np.uint8)
 
 
-def write_pgm(path, picture):
-    """Save a uint8 picture, shape (height, width), as binary PGM (P5)."""
+def read_pgm(path):
+    """Samples of a PGM file, uint8 or uint16 (height, width), and the sample that means white.
+
+    Reads binary (P5) and plain (P2) files of one picture, maxval 1 to 65535, as the Netpbm specification has
+    them; like the Netpbm programs, it takes a comment for white space. Refuses anything else.
+    """
+
+    def check(good, problem):
+        if not good:
+            raise Refused(f"{path}: {problem}")
+
+    try:
+        check(path.is_file(), "is in IMAGES, but neither a pattern nor a file")
+        content = path.read_bytes()
+    except OSError as error:
+        raise Refused(f"{path}: can't be read ({error.strerror})") from None
+    space = rb"(?:\s|#[^\r\n]*[\r\n])"
+    header = re.match(rb"P([25])%b+(\d{1,9})%b+(\d{1,9})%b+(\d{1,9})%b" % (space, space, space, space), content)
+    check(header, "not a PGM file: has to start with P5 or P2, width, height and maxval")
+    kind, width, height, maxval = map(int, header.groups())
+    check(width and height and 1 <= maxval <= 65535, f"{width} x {height}, maxval {maxval}: has to be 1 x 1 or more, 1 to 65535")
+    raster, size = content[header.end() :], width * height
+    if kind == 5:
+        dtype = np.dtype(np.uint8 if maxval < 256 else ">u2")
+        end = size * dtype.itemsize
+        check(end <= len(raster), f"{width} x {height} samples take {end} bytes, and {len(raster)} are there")
+        check(not raster[end:].strip(), f"{len(raster) - end} bytes too many after the picture")
+        samples = np.frombuffer(raster[:end], dtype)
+    else:
+        raster = re.sub(rb"#[^\r\n]*", b"", raster)
+        check(re.fullmatch(rb"[\s\d]*", raster), "a plain PGM (P2) has to hold whole numbers and white space")
+        samples = np.fromstring(raster, np.float64, sep=" ") if raster.strip() else np.empty(0)
+        check(len(samples) == size, f"{width} x {height} takes {size} samples, and {len(samples)} are there")
+    check(samples.max() <= maxval, f"sample {samples.max():.0f} is above maxval {maxval}")
+    return samples.astype(np.uint8 if maxval < 256 else np.uint16).reshape(height, width), maxval
+
+
+def pgm(picture):
+    """Bytes of a binary PGM file (P5) of a uint8 picture, shape (height, width)."""
     height, width = picture.shape
-    write_file(path, b"P5\n%d %d\n255\n" % (width, height) + picture.tobytes())
+    return b"P5\n%d %d\n255\n" % (width, height) + picture.tobytes()
 
 
 def write_file(path, content):
     """Write bytes beside `path` and move them there: a reader finds the old file or the new, never half of one."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         beside.write_bytes(content)
         os.replace(beside, path)
     except OSError as error:
-        raise Refused(f"{path}: can't be written ({error.strerror}); OUTPUT_DIR has to be a folder with room") from None
+        raise Refused(f"{path}: can't be written ({error.strerror}); OUTPUT_DIR has to be a writable folder with room") from None
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink()
 
 
 # ---------------------------------------------------------------- decoder and gradients
@@ -109,7 +153,7 @@ def write_file(path, content):
 
 @njit(inline="always")
 def sigmoid(z):
-    """1 / (1 + exp(-z)) of a float32, to 1e-7, by arithmetic that the compiler can vectorise.
+    """1 / (1 + exp(-z)) of a float32, to 2e-7, by arithmetic that the compiler can vectorise.
 
     (1 + tanh(z / 2)) / 2 with the rational approximation of tanh from Eigen (generic_fast_tanh_float).
     """
@@ -212,8 +256,8 @@ def join(tiles, pixels):
 
 
 def decode(code, weights, bias):
-    """Image of one code, float32 (pixels,) in [0, 1]: the decoder as the report and the files use it."""
-    return 1 / (1 + np.exp(-(code @ weights + bias)))
+    """Grey levels of one code's image, uint8 (pixels,): sigmoid(code @ weights + bias), rounded."""
+    return to_grey(1 / (1 + np.exp(-np.clip(code @ weights + bias, -80, 80))))
 
 
 # ---------------------------------------------------------------- training
@@ -246,7 +290,7 @@ def train(samples, maxvals, codes, decoder, epochs, learning_rate, betas=(0.80, 
     learning_rate  of the first epoch; falls to 0 along half a cosine (Loshchilov and Hutter 2017)
     betas          memory of the moments in the first epoch and the last: longer as the rate falls (Smith 2018)
     code_rate      rate of the codes, as a share of learning_rate
-    The loss is that before the epoch's step; seconds are counted from the first epoch, after compilation.
+    The loss is that before the epoch's step; the seconds are those since the first epoch began.
 
     The optimiser is Adam (Kingma and Ba 2015) with one second moment for each vector instead of each number: the
     weights of a pixel share theirs, and so do the numbers of a code. Momentum is kept on delta, from which the
@@ -268,11 +312,6 @@ def train(samples, maxvals, codes, decoder, epochs, learning_rate, betas=(0.80, 
     losses = np.empty(blocks, np.float32)
     scratch = np.empty((blocks, 2, tile_pixels), np.float32)
 
-    def step(pixels, rate, beta):
-        step_epoch(decoder, codes_and_one, samples, maxvals, momentum, second_moment, code_gradient, losses,
-                   scratch, pixels, np.float32(rate), np.float32(beta))  # fmt: skip
-
-    step(0, 0, 0)  # no pixel at all: compiles, and changes nothing
     unseen = 1.0  # share of a running mean that is still the zero it started from
     began = time.perf_counter()
     for epoch in range(1, epochs + 1):
@@ -281,47 +320,107 @@ def train(samples, maxvals, codes, decoder, epochs, learning_rate, betas=(0.80, 
         unseen *= beta
         rate = learning_rate * decay / math.sqrt(1 - unseen)  # Adam's corrections of both moments, in one
         codes_and_one[:, :latent_dim] = codes
-        step(pixels, rate / math.sqrt(latent_dim * max(latent_dim, images)), beta)
+        step_rate = rate / math.sqrt(latent_dim * max(latent_dim, images))
+        step_epoch(decoder, codes_and_one, samples, maxvals, momentum, second_moment, code_gradient, losses,
+                   scratch, pixels, np.float32(step_rate), np.float32(beta))  # fmt: skip
         loss = float(losses.sum(dtype=np.float64)) / (images * pixels)
         gradient = code_gradient.sum(axis=0)[:, :latent_dim]
-        code_momentum += (1 - beta) * (gradient - code_momentum)
-        code_second_moment += (1 - beta) * ((gradient**2).mean(axis=1, keepdims=True) - code_second_moment)
-        codes -= code_rate * rate * code_momentum / (np.sqrt(code_second_moment) + 1e-12)
+        with np.errstate(all="ignore"):  # a rate that is far too high shows in the loss
+            code_momentum += (1 - beta) * (gradient - code_momentum)
+            code_second_moment += (1 - beta) * ((gradient**2).mean(axis=1, keepdims=True) - code_second_moment)
+            codes -= code_rate * rate * code_momentum / (np.sqrt(code_second_moment) + 1e-12)
         yield epoch, loss, time.perf_counter() - began
+
+
+# ---------------------------------------------------------------- compressed file
+
+
+def quantise(values, bits, axis):
+    """Whole numbers of `bits` bits, and the float32 scale along `axis` that makes them `values` again, nearly."""
+    most = 2 ** (bits - 1) - 1
+    scale = np.abs(values).max(axis, keepdims=True) / np.float32(most)
+    scale = ((scale.view(np.uint32) + 0x10000) & 0xFFFF0000).view(np.float32)  # up, to 16 bits: the rest zips to nothing
+    return np.rint(values / scale).astype(np.min_scalar_type(-most)), scale
+
+
+def pack(codes, weights, bias, code_bits, decoder_bits):
+    """The numbers as the compressed file holds them, a dict of arrays; `unpack` is its inverse, nearly."""
+    packed = {}
+    packed["codes"], packed["codes_scale"] = quantise(codes, code_bits, axis=1)
+    packed["weights"], packed["weights_scale"] = quantise(weights, decoder_bits, axis=1)
+    packed["bias"], packed["bias_scale"] = quantise(bias, decoder_bits, axis=0)
+    return packed
+
+
+def unpack(packed):
+    """Codes, weights and bias, floats, from what `pack` returned or numpy.load found in the file."""
+    return [packed[name] * packed[name + "_scale"] for name in ("codes", "weights", "bias")]
+
+
+def fewest_bits(codes, weights, bias, originals):
+    """Fewest bits, of 2 to 24, for codes and for the decoder that cost nothing: found by decoding, range by half range.
+
+    Pictures that came back exact have to stay so; the squared error of the others may grow by 0.05 dB in all.
+    The larger of the two parts comes first, while the other has all its bits.
+    """
+
+    def squared_errors(codes, weights, bias):
+        decoded = (decode(code, weights, bias) for code in codes)
+        return np.array([np.sum((original.astype(int) - output) ** 2) for original, output in zip(originals, decoded)])
+
+    before = squared_errors(codes, weights, bias)
+    bits = [24, 24]
+    for part in (0, 1) if codes.size > weights.size else (1, 0):
+        low, high = 2, 24
+        while low < high:
+            bits[part] = (low + high) // 2
+            after = squared_errors(*unpack(pack(codes, weights, bias, *bits)))
+            if not after[before == 0].any() and after.sum() <= before.sum() * 10**0.005:
+                high = bits[part]
+            else:
+                low = bits[part] + 1
+        bits[part] = low
+    return bits
 
 
 # ---------------------------------------------------------------- report
 
 
-def psnr(error):
-    """Peak signal-to-noise ratio in dB of an error in units of white; infinite for none."""
-    mean_square = np.mean(np.square(error, dtype=np.float64))
-    return math.inf if mean_square == 0 else -10 * math.log10(mean_square)
+def psnr(original, decoded):
+    """Peak signal-to-noise ratio in dB of two uint8 pictures; infinite where they are the same."""
+    mean_square = np.mean((original.astype(float) - decoded) ** 2)
+    return math.inf if mean_square == 0 else 10 * math.log10(255**2 / mean_square)
 
 
-def break_even(decoder_bytes, code_bytes, raw_bytes):
-    """Smallest number of images for which decoder and codes are smaller than the raw pixels; None if there is none."""
-    return None if code_bytes >= raw_bytes else decoder_bytes // (raw_bytes - code_bytes) + 1
+def report(names, originals, decoded, code_bytes, file_bytes, raw_bytes, zlib_bytes):
+    """Lines that say what came back, and what it cost.
 
-
-def report(names, samples, decoded, code_bytes, decoder_bytes):
-    """Lines that say what came back and what it cost.
-
-    samples  uint8 (images, pixels); decoded: list of float32 (pixels,) in [0, 1], before rounding
+    originals, decoded  uint8 (pixels,) each, as saved
+    code_bytes          of one code, file_bytes of everything, as they lie on disk
+    raw_bytes           of all images, zlib_bytes of the same zipped
     """
-    images, pixels = samples.shape
-    width = max(map(len, names)) + 2
-    yield f"{'image':{width}}{'code bytes':>10}{'PSNR dB':>10}{'largest error':>15}{'pixels exact':>20}"
-    for name, sample, output in zip(names, samples, decoded):
-        error = np.abs(to_grey(output).astype(int) - sample)
-        exact = f"{np.count_nonzero(error == 0)} of {pixels}"
-        yield f"{name:{width}}{code_bytes:10}{psnr(output - sample / 255):10.2f}{error.max():15}{exact:>20}"
-    whole, raw = decoder_bytes + images * code_bytes, images * pixels
-    yield f"decoder {decoder_bytes} bytes + codes {images * code_bytes} = {whole}; raw pixels {raw} bytes"
-    enough = break_even(decoder_bytes, code_bytes, pixels)
-    verdict = f"nothing is saved: {whole / raw:.1f} times the raw pixels" if whole >= raw else f"{whole / raw:.1%} of the raw pixels"
-    when = f"pays from {enough} images of this size on" if enough else "never pays: a code is as large as an image"
-    yield f"{images} image{'s' * (images > 1)}: {verdict}; it {when}"
+    images, pixels = len(names), len(originals[0])
+    width = max(5, *map(len, names))
+    yield f"{'image':{width}}  code bytes   PSNR dB  largest error  exact pixels"
+    for name, original, output in zip(names, originals, decoded):
+        error = np.abs(original.astype(int) - output)
+        exact = np.count_nonzero(error == 0)
+        yield f"{name:{width}}{code_bytes:12.0f}{psnr(original, output):10.2f}{error.max():15}{exact:14} of {pixels}"
+    decoder_bytes = file_bytes - images * code_bytes
+    saved = raw_bytes / images - code_bytes  # by each image, once the decoder is there
+    pays = f"from {max(1, int(decoder_bytes / saved) + 1)} images of this size on" if saved > 0 else "for no number of images"
+    yield f"compressed file {file_bytes} bytes, of which the decoder takes {decoder_bytes:.0f}"
+    yield f"{8 * file_bytes / images / pixels:.3f} bits a pixel, {8 * code_bytes / pixels:.3f} without the decoder"
+    yield f"images {raw_bytes} bytes raw, {zlib_bytes} with zlib"
+    yield f"{images} images: {file_bytes / raw_bytes:.2f} times the raw bytes; the file is the smaller one {pays}"
+
+
+def contact_sheet(originals, decoded):
+    """Picture with a column an image: original, decoded, difference; and the factor that stretches the difference."""
+    differences = [np.abs(a.astype(int) - b) for a, b in zip(originals, decoded)]
+    factor = 255 // max(1, max(difference.max() for difference in differences))
+    rows = originals, decoded, [(factor * difference).astype(np.uint8) for difference in differences]
+    return np.block([[np.pad(picture, 2, constant_values=128) for picture in row] for row in rows]), factor
 
 
 # ---------------------------------------------------------------- main
@@ -357,9 +456,18 @@ def is_number(value, least, most):
     return type(value) in (int, float) and least <= value <= most
 
 
+def read_input(path, width, height):
+    """Picture and maxval of a PGM file that has to be `width` x `height`."""
+    picture, maxval = read_pgm(path)
+    if picture.shape != (height, width):
+        size = "{1} x {0}".format(*picture.shape)
+        raise Refused(f"{path}: is {size} pixels, and WIDTH x HEIGHT = {width} x {height}: set these to the size of all images")
+    return picture, maxval
+
+
 def memory_needed(images, pixels, latent_dim):
-    """Bytes that a run takes at its peak: the decoder twice (in tiles, and joined), samples and momentum."""
-    return 8 * pixels * (latent_dim + 1) + 6 * pixels * images + 256 * images * (latent_dim + 1)
+    """Bytes that a run takes at its peak, an upper estimate: decoder in tiles, joined and unpacked, samples, momentum."""
+    return (pixels + 256) * (16 * (latent_dim + 1) + 16 * images + 64) + 256 * images * (latent_dim + 1)
 
 
 def memory_there():
@@ -371,7 +479,7 @@ def memory_there():
 
 
 def run():
-    """Do what the constants say: draw, save, train, decode, save, report."""
+    """Do what the constants say: draw or read, save, train, compress, decode, save, report. Returns the exit status."""
     patterns = {
         "radial": radial,
         "sine": partial(sine, frequency=SINE_FREQUENCY),
@@ -380,56 +488,90 @@ def run():
     require(is_whole(WIDTH, 1), "WIDTH", WIDTH, "a whole number of pixels, 1 or more")
     require(is_whole(HEIGHT, 1), "HEIGHT", HEIGHT, "a whole number of pixels, 1 or more")
     require(is_number(SINE_FREQUENCY, 0, 1e6), "SINE_FREQUENCY", SINE_FREQUENCY, "a number from 0 to 1e6")
-    squares_fit = is_whole(CHECKER_SQUARES, 1) and CHECKER_SQUARES <= min(WIDTH, HEIGHT)
-    require(squares_fit, "CHECKER_SQUARES", CHECKER_SQUARES, f"a whole number from 1 to {min(WIDTH, HEIGHT)}, the shorter side")
-    known = type(IMAGES) in (tuple, list) and IMAGES and all(type(name) is str and name in patterns for name in IMAGES)
-    require(known, "IMAGES", IMAGES, f"one or more of {', '.join(patterns)}, in parentheses, each followed by a comma")
+    fit = is_whole(CHECKER_SQUARES, 1) and CHECKER_SQUARES <= min(WIDTH, HEIGHT)
+    require(fit, "CHECKER_SQUARES", CHECKER_SQUARES, f"a whole number from 1 to {min(WIDTH, HEIGHT)}, the shorter side")
+    named = type(IMAGES) in (tuple, list) and IMAGES and all(type(name) is str and name for name in IMAGES)
+    require(named, "IMAGES", IMAGES, '("one", "two"): names in quotes, each followed by a comma, in parentheses')
     require(is_whole(LATENT_DIM, 1), "LATENT_DIM", LATENT_DIM, "a whole number, 1 or more")
     require(is_whole(EPOCHS, 1), "EPOCHS", EPOCHS, "a whole number, 1 or more")
-    require(is_number(LEARNING_RATE, 1e-30, 1e30), "LEARNING_RATE", LEARNING_RATE, "a number above 0; 1 is a good one")
+    require(is_number(LEARNING_RATE, 1e-38, 1e38), "LEARNING_RATE", LEARNING_RATE, "a number above 0; 1 suits every size")
     require(is_whole(LOG_EVERY, 1), "LOG_EVERY", LOG_EVERY, "a whole number of epochs, 1 or more")
     require(is_whole(SEED, 0), "SEED", SEED, "a whole number, 0 or more")
-    named = type(OUTPUT_DIR) is str and OUTPUT_DIR and "\0" not in OUTPUT_DIR
-    require(named, "OUTPUT_DIR", OUTPUT_DIR, "the path of a folder")
-    needed, there = memory_needed(len(IMAGES), WIDTH * HEIGHT, LATENT_DIM), memory_there()
-    fits = f"small enough for memory: {len(IMAGES)} images of WIDTH {WIDTH} x HEIGHT {HEIGHT} need {needed / 1e9:.1f} GB of {there / 1e9:.1f}"
-    require(needed <= there, "LATENT_DIM", LATENT_DIM, fits)
+    path = type(OUTPUT_DIR) is str and OUTPUT_DIR and "\0" not in OUTPUT_DIR
+    require(path, "OUTPUT_DIR", OUTPUT_DIR, "the path of a folder")
+    needed, there = memory_needed(len(IMAGES), WIDTH * HEIGHT, LATENT_DIM) / 1e9, memory_there() / 1e9
+    fit = f"small enough for {there:.1f} GB of memory: {len(IMAGES)} images of WIDTH {WIDTH} x HEIGHT {HEIGHT} take {needed:.1f}"
+    require(needed <= there, "LATENT_DIM", LATENT_DIM, fit)
 
-    folder = Path(__file__).resolve().parent / OUTPUT_DIR
-    samples = np.stack([draw(patterns[name], WIDTH, HEIGHT).ravel() for name in IMAGES])
-    for name, sample in zip(IMAGES, samples):
-        write_pgm(folder / f"generated_{name}.pgm", sample.reshape(HEIGHT, WIDTH))
+    here = Path(__file__).resolve().parent
+    folder = here / OUTPUT_DIR
+    generated = {name: folder / f"generated_{name}.pgm" for name in IMAGES if name in patterns}
+    decoded_paths = [folder / f"final_decoded_{index}.pgm" for index in range(len(IMAGES))]
+    sheet_path, compressed_path = folder / "comparison.pgm", folder / "compressed.npz"
+    inputs = {name: here / name for name in IMAGES if name not in patterns}
+    for path in (*generated.values(), *decoded_paths, sheet_path, compressed_path):
+        for name in inputs if path.exists() else ():
+            require(not path.samefile(here / name), "IMAGES", name, f"a file that no run writes over, as this one would {path}")
+    images = [read_input(here / name, WIDTH, HEIGHT) if name in inputs else
+              (draw(patterns[name], WIDTH, HEIGHT), 255) for name in IMAGES]  # fmt: skip
+    pictures, maxvals = zip(*images)
+    originals = [to_grey(picture.ravel() / maxval) for picture, maxval in images]
+    for name, path in generated.items():
+        write_file(path, pgm(pictures[IMAGES.index(name)]))
 
+    interrupts = []
+    signal.signal(signal.SIGINT, lambda *_: interrupts.append(True))
+    samples = np.stack([picture.ravel() for picture in pictures])
     codes, decoder = start(len(IMAGES), WIDTH * HEIGHT, LATENT_DIM, SEED)
     print(f"training on {len(IMAGES)} images of {WIDTH} x {HEIGHT}: latent_dim {LATENT_DIM}, "
           f"decoder {decoder.nbytes / 1e6:.1f} MB, {numba.get_num_threads()} threads", flush=True)  # fmt: skip
     with event.install_listener("numba:compile", CompilationNotice()):
-        for epoch, loss, seconds in train(samples, [255] * len(IMAGES), codes, decoder, EPOCHS, LEARNING_RATE):
-            if not math.isfinite(loss):
-                raise Refused(f"loss {loss} at epoch {epoch}: LEARNING_RATE = {LEARNING_RATE!r} is too high; 1 is a good one")
-            if epoch % LOG_EVERY == 0 or epoch == EPOCHS:
-                print(f"epoch {epoch:{len(str(EPOCHS))}}/{EPOCHS}  loss {loss:.3e}  time {seconds:.2f} s", flush=True)
+        list(train(samples[:1, :1], [1], *start(1, 1, 1, 0), epochs=1, learning_rate=1.0))  # compiles
+    if interrupts:
+        raise KeyboardInterrupt
+    for epoch, loss, seconds in train(samples, maxvals, codes, decoder, EPOCHS, LEARNING_RATE):
+        if not (math.isfinite(loss) and np.isfinite(codes).all()):
+            raise Refused(f"loss {loss} at epoch {epoch}: LEARNING_RATE = {LEARNING_RATE!r} is too high; 1 suits every size")
+        if epoch % LOG_EVERY == 0 or epoch == EPOCHS or interrupts:
+            print(f"epoch {epoch:{len(str(EPOCHS))}}/{EPOCHS}  loss {loss:.3e}  time {seconds:.2f} s", flush=True)
+        if interrupts:
+            print(f"interrupted: stopped after epoch {epoch}", flush=True)
+            break
 
     weights = join(decoder, WIDTH * HEIGHT)
-    decoded = [decode(code, weights[:-1], weights[-1]) for code in codes]
-    for index, output in enumerate(decoded):
-        write_pgm(folder / f"final_decoded_{index}.pgm", to_grey(output).reshape(HEIGHT, WIDTH))
-    print("\n".join(report(IMAGES, samples, decoded, codes[0].nbytes, weights.nbytes)))
+    bits = fewest_bits(codes, weights[:-1], weights[-1], originals)
+    packed = pack(codes, weights[:-1], weights[-1], *bits)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **packed, width=WIDTH, height=HEIGHT, names=IMAGES)
+    write_file(compressed_path, buffer.getvalue())
+    codes, weights, bias = unpack(packed)
+    decoded = [decode(code, weights, bias) for code in codes]
+    for path, output in zip(decoded_paths, decoded):
+        write_file(path, pgm(output.reshape(HEIGHT, WIDTH)))
+    sheet, factor = contact_sheet(*([grey.reshape(HEIGHT, WIDTH) for grey in greys[:8]] for greys in (originals, decoded)))
+    write_file(sheet_path, pgm(sheet))
+    code_bytes = zipfile.ZipFile(buffer).getinfo("codes.npy").compress_size / len(IMAGES)
+    raw = b"".join(picture.tobytes() for picture in pictures)
+    print(f"bits a number: {bits[0]} in a code, {bits[1]} in the decoder; differences in {sheet_path.name}: {factor} times")
+    print("\n".join(report(IMAGES, originals, decoded, code_bytes, len(buffer.getvalue()), len(raw), len(zlib.compress(raw, 9)))))
+    return 130 if interrupts else 0
 
 
 def main(arguments):
-    """Run the program; returns the exit status: 0, or 2 after a line on standard error."""
+    """Run the program; returns the exit status: 0, 2 after a line on standard error, 130 after Ctrl-C."""
     if arguments == ["--help"]:
         print(__doc__.strip())
         return 0
     try:
         if arguments:
             raise Refused(f"takes no argument but --help, not {' '.join(arguments)!r}: edit the constants at the top of the file")
-        run()
+        return run()
     except Refused as refused:
         print(f"neural_compression.py: {refused}", file=sys.stderr)
         return 2
-    return 0
+    except KeyboardInterrupt:
+        print("neural_compression.py: interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":
