@@ -171,74 +171,66 @@ def sigmoid(z):
     return np.float32(0.5) + np.float32(0.5) * (x * numerator / denominator)
 
 
-@njit(fastmath=True, error_model="numpy", cache=True)
-def step_tile(weights, codes, samples, maxvals, momentum, second_moment, code_gradient, scratch, pixels, rate, beta):
-    """One training step for the first `pixels` pixels of a tile; arguments as in `step_epoch`, for this tile.
-
-    Moves `weights`, adds to `code_gradient` and returns the sum of squared errors.
-    `scratch` is two rows of tile_pixels numbers whose values don't matter.
-    """
-    images, rows = codes.shape
+@njit(fastmath=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+def step_tile(weights, codes, samples, maxvals, moments, sums, scratch, pixels, rate, beta):
+    """One training step for the first `pixels` pixels of a tile; arguments as in `step_epoch`, cut to the tile."""
+    images = maxvals.size
+    bias = weights.shape[0] - 1
     one = np.float32(1)
-    loss = np.float32(0)
-    delta = scratch[0]  # first the logits, then delta, then the step of one image
-    norm = scratch[1]  # first the sum of delta^2 over the images, then the factor of the step
-    norm[:] = 0
+    for p in range(pixels):
+        moments[images, p] *= beta
     for i in range(images):
-        delta[:] = 0
-        for k in range(rows):
-            for p in range(pixels):
-                delta[p] += codes[i, k] * weights[k, p]
         for p in range(pixels):
-            output = sigmoid(delta[p])
-            error = output - samples[i, p] / maxvals[i]
+            scratch[p] = weights[bias, p]
+        for k in range(bias):
+            code = codes[i, k]
+            for p in range(pixels):
+                scratch[p] += code * weights[k, p]
+        loss = np.float32(0)
+        maxval = maxvals[i]
+        for p in range(pixels):
+            output = sigmoid(scratch[p])
+            error = output - samples[i, p] / maxval
+            delta = error * output * (one - output)
             loss += error * error
-            delta[p] = error * output * (one - output)
-            norm[p] += delta[p] * delta[p]
-            momentum[i, p] = beta * momentum[i, p] + (one - beta) * delta[p]
-        for k in range(rows):
+            moments[i, p] = beta * moments[i, p] + (one - beta) * delta
+            moments[images, p] += (one - beta) * delta * delta
+            scratch[p] = delta
+        sums[i, bias] += loss
+        for k in range(bias):
             gradient = np.float32(0)
             for p in range(pixels):
-                gradient += weights[k, p] * delta[p]
-            code_gradient[i, k] += gradient
+                gradient += weights[k, p] * scratch[p]
+            sums[i, k] += gradient
     for p in range(pixels):
-        second_moment[p] = beta * second_moment[p] + (one - beta) * norm[p]
-        norm[p] = rate / (np.sqrt(second_moment[p]) + np.float32(1e-12))
+        scratch[p] = rate / (np.sqrt(moments[images, p]) + np.float32(1e-12))
     for i in range(images):
-        for p in range(pixels):
-            delta[p] = norm[p] * momentum[i, p]
-        for k in range(rows):
+        for k in range(bias + 1):
+            code = codes[i, k]
             for p in range(pixels):
-                weights[k, p] -= codes[i, k] * delta[p]
-    return loss
+                weights[k, p] -= code * moments[i, p] * scratch[p]
 
 
 @njit(parallel=True, fastmath=True, error_model="numpy", cache=True)
-def step_epoch(decoder, codes, samples, maxvals, momentum, second_moment, code_gradient, losses, scratch, pixels, rate, beta):
-    """One training step of the whole decoder, in place; the codes' own step is left to the caller.
+def step_epoch(decoder, codes, samples, maxvals, moments, sums, scratch, pixels, rate, beta):
+    """One training step of the whole decoder; the codes are left to the caller. Arrays are float32 but for samples.
 
-    decoder        float32 (tiles, latent_dim + 1, tile_pixels): weights, and the bias as the last row
-    codes          float32 (images, latent_dim + 1), the last number 1
-    samples        uint8 or uint16 (tiles, images, tile_pixels): targets times `maxvals`
-    maxvals        float32 (images,): the sample that means white
-    momentum       float32 (tiles, images, tile_pixels): running mean of delta
-    second_moment  float32 (tiles, tile_pixels): running mean of delta^2, summed over images
-    code_gradient  float32 (blocks, images, latent_dim + 1), set to each block's part of the codes' gradient
-    losses         float32 (blocks,), set to each block's part of the sum of squared errors
-    scratch        float32 (blocks, 2, tile_pixels), overwritten
-    pixels         pixels of an image; those that fill up the last tile are left alone
-    rate, beta     float32: length of the step, memory of the running means
+    decoder     (tiles, latent_dim + 1, tile_pixels), moved: weights, and the bias in the last row
+    codes       (images, latent_dim + 1), 1 in the last column
+    samples     uint8 or uint16 (tiles, images, tile_pixels): targets times maxvals
+    maxvals     (images,): the samples that mean white
+    moments     (tiles, images + 1, tile_pixels), moved: running means of delta, and of delta^2 summed over images
+    sums        (blocks, images, latent_dim + 1), added to: gradient of the codes, and sum of squared errors, by block
+    scratch     (blocks, tile_pixels): room to work in
+    pixels      of an image; the tiles may have more, which stay as they are
+    rate, beta  length of the step, memory of the running means
     """
     tiles, _, tile_pixels = decoder.shape
-    blocks = losses.size
+    blocks = len(sums)
     for block in prange(blocks):
-        code_gradient[block] = 0
-        losses[block] = 0
         for tile in range(block * tiles // blocks, (block + 1) * tiles // blocks):
-            losses[block] += step_tile(
-                decoder[tile], codes, samples[tile], maxvals, momentum[tile], second_moment[tile],
-                code_gradient[block], scratch[block], min(tile_pixels, pixels - tile * tile_pixels), rate, beta,
-            )  # fmt: skip
+            used = min(tile_pixels, pixels - tile * tile_pixels)
+            step_tile(decoder[tile], codes, samples[tile], maxvals, moments[tile], sums[block], scratch[block], used, rate, beta)
 
 
 def cut(array, tile_pixels):
@@ -304,14 +296,11 @@ def train(samples, maxvals, codes, decoder, epochs, learning_rate, betas=(0.80, 
     samples = cut(samples, tile_pixels)
     maxvals = np.asarray(maxvals, np.float32)
     codes_and_one = np.ones((images, latent_dim + 1), np.float32)
-    momentum = np.zeros((tiles, images, tile_pixels), np.float32)
-    second_moment = np.zeros((tiles, tile_pixels), np.float32)
+    moments = np.zeros((tiles, images + 1, tile_pixels), np.float32)
+    sums = np.empty((blocks, images, latent_dim + 1), np.float32)
+    scratch = np.empty((blocks, tile_pixels), np.float32)
     code_momentum = np.zeros_like(codes)
     code_second_moment = np.zeros((images, 1), np.float32)
-    code_gradient = np.empty((blocks, images, latent_dim + 1), np.float32)
-    losses = np.empty(blocks, np.float32)
-    scratch = np.empty((blocks, 2, tile_pixels), np.float32)
-
     unseen = 1.0  # share of a running mean that is still the zero it started from
     began = time.perf_counter()
     for epoch in range(1, epochs + 1):
@@ -319,12 +308,12 @@ def train(samples, maxvals, codes, decoder, epochs, learning_rate, betas=(0.80, 
         beta = betas[1] - (betas[1] - betas[0]) * decay
         unseen *= beta
         rate = learning_rate * decay / math.sqrt(1 - unseen)  # Adam's corrections of both moments, in one
-        codes_and_one[:, :latent_dim] = codes
-        step_rate = rate / math.sqrt(latent_dim * max(latent_dim, images))
-        step_epoch(decoder, codes_and_one, samples, maxvals, momentum, second_moment, code_gradient, losses,
-                   scratch, pixels, np.float32(step_rate), np.float32(beta))  # fmt: skip
-        loss = float(losses.sum(dtype=np.float64)) / (images * pixels)
-        gradient = code_gradient.sum(axis=0)[:, :latent_dim]
+        pixel_rate = rate / math.sqrt(latent_dim * max(latent_dim, images))
+        codes_and_one[:, :-1] = codes
+        sums[:] = 0
+        step_epoch(decoder, codes_and_one, samples, maxvals, moments, sums, scratch, pixels, np.float32(pixel_rate), np.float32(beta))
+        total = sums.sum(axis=0)  # block by block, in order
+        gradient, loss = total[:, :-1], float(total[:, -1].sum()) / (images * pixels)
         with np.errstate(all="ignore"):  # a rate that is far too high shows in the loss
             code_momentum += (1 - beta) * (gradient - code_momentum)
             code_second_moment += (1 - beta) * ((gradient**2).mean(axis=1, keepdims=True) - code_second_moment)

@@ -24,20 +24,17 @@ def one_step(program, samples, codes, weights, bias, tile_pixels, rate=0.0, beta
     tiles, rows, _ = decoder.shape
     codes_and_one = np.hstack([codes, np.ones((images, 1))]).astype(np.float32)
     blocks = max(1, tiles - 1)
-    momentum = np.zeros((tiles, images, tile_pixels), np.float32)
-    second_moment = np.zeros((tiles, tile_pixels), np.float32)
-    code_gradient = np.full((blocks, images, rows), np.nan, np.float32)
-    losses = np.full(blocks, np.nan, np.float32)
-    scratch = np.full((blocks, 2, tile_pixels), np.nan, np.float32)
+    moments = np.zeros((tiles, images + 1, tile_pixels), np.float32)
+    sums = np.zeros((blocks, images, rows), np.float32)
+    scratch = np.full((blocks, tile_pixels), np.nan, np.float32)
     program.step_epoch(
-        decoder, codes_and_one, program.cut(samples, tile_pixels), np.full(images, 255, np.float32), momentum,
-        second_moment, code_gradient, losses, scratch, pixels, np.float32(rate), np.float32(beta),
+        decoder, codes_and_one, program.cut(samples, tile_pixels), np.full(images, 255, np.float32), moments, sums, scratch,
+        pixels, np.float32(rate), np.float32(beta),
     )  # fmt: skip
     moved = program.join(decoder, pixels).astype(np.float64)
-    return (
-        moved[:-1], moved[-1], program.join(momentum, pixels), program.join(second_moment[:, None], pixels)[0],
-        code_gradient.sum(0)[:, :-1], losses.sum() / samples.size,
-    )  # fmt: skip
+    *momentum, second_moment = program.join(moments, pixels)
+    total = sums.sum(0)
+    return moved[:-1], moved[-1], np.array(momentum), second_moment, total[:, :-1], total[:, -1].sum() / samples.size
 
 
 def test_sigmoid_within_2e_7(program):
