@@ -328,16 +328,16 @@ def quantise(values, bits, axis):
     """Whole numbers of `bits` bits, and the float32 scale along `axis` that makes them `values` again, nearly."""
     most = 2 ** (bits - 1) - 1
     scale = np.abs(values).max(axis, keepdims=True) / np.float32(most)
-    scale = ((scale.view(np.uint32) + 0x10000) & 0xFFFF0000).view(np.float32)  # up, to 16 bits: the rest zips to nothing
-    return np.rint(values / scale).astype(np.min_scalar_type(-most)), scale
+    scale = ((scale.view(np.uint32) + 0x200000) & 0xFFE00000).view(np.float32)  # up, to 11 bits: the rest zips to nothing
+    numbers = values / scale
+    return np.rint(numbers, out=numbers).astype(np.min_scalar_type(-most)), scale
 
 
 def pack(codes, weights, bias, code_bits, decoder_bits):
     """The numbers as the compressed file holds them, a dict of arrays; `unpack` is its inverse, nearly."""
     packed = {}
-    packed["codes"], packed["codes_scale"] = quantise(codes, code_bits, axis=1)
-    packed["weights"], packed["weights_scale"] = quantise(weights, decoder_bits, axis=1)
-    packed["bias"], packed["bias_scale"] = quantise(bias, decoder_bits, axis=0)
+    for name, values, bits in (("codes", codes, code_bits), ("weights", weights, decoder_bits), ("bias", bias, decoder_bits)):
+        packed[name], packed[name + "_scale"] = quantise(values, bits, axis=-1)
     return packed
 
 
@@ -347,7 +347,7 @@ def unpack(packed):
 
 
 def fewest_bits(codes, weights, bias, originals):
-    """Fewest bits, of 2 to 24, for codes and for the decoder that cost nothing: found by decoding, range by half range.
+    """Fewest bits, of 2 to 24, for codes and for the decoder that cost nothing, found by decoding and halving the range.
 
     Pictures that came back exact have to stay so; the squared error of the others may grow by 0.05 dB in all.
     The larger of the two parts comes first, while the other has all its bits.
@@ -355,7 +355,7 @@ def fewest_bits(codes, weights, bias, originals):
 
     def squared_errors(codes, weights, bias):
         decoded = (decode(code, weights, bias) for code in codes)
-        return np.array([np.sum((original.astype(int) - output) ** 2) for original, output in zip(originals, decoded)])
+        return np.array([np.sum((original.ravel().astype(int) - output) ** 2) for original, output in zip(originals, decoded)])
 
     before = squared_errors(codes, weights, bias)
     bits = [24, 24]
@@ -372,6 +372,21 @@ def fewest_bits(codes, weights, bias, originals):
     return bits
 
 
+def compress(codes, weights, bias, originals, names):
+    """Content of the compressed file, the pictures decoded from it, bits of codes and decoder, bytes of a code on disk.
+
+    originals  list of uint8 (height, width); the file has their size and `names`, too, and numpy.load reads it
+    """
+    bits = fewest_bits(codes, weights, bias, originals)
+    packed = pack(codes, weights, bias, *bits)
+    height, width = originals[0].shape
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **packed, width=width, height=height, names=names)
+    code_bytes = zipfile.ZipFile(buffer).getinfo("codes.npy").compress_size / len(codes)
+    codes, weights, bias = unpack(packed)
+    return buffer.getvalue(), [decode(code, weights, bias).reshape(height, width) for code in codes], bits, code_bytes
+
+
 # ---------------------------------------------------------------- report
 
 
@@ -384,11 +399,11 @@ def psnr(original, decoded):
 def report(names, originals, decoded, code_bytes, file_bytes, raw_bytes, zlib_bytes):
     """Lines that say what came back, and what it cost.
 
-    originals, decoded  uint8 (pixels,) each, as saved
+    originals, decoded  lists of uint8 (height, width), as saved
     code_bytes          of one code, file_bytes of everything, as they lie on disk
     raw_bytes           of all images, zlib_bytes of the same zipped
     """
-    images, pixels = len(names), len(originals[0])
+    images, pixels = len(names), originals[0].size
     width = max(5, *map(len, names))
     yield f"{'image':{width}}  code bytes   PSNR dB  largest error  exact pixels"
     for name, original, output in zip(names, originals, decoded):
@@ -445,13 +460,31 @@ def is_number(value, least, most):
     return type(value) in (int, float) and least <= value <= most
 
 
-def read_input(path, width, height):
-    """Picture and maxval of a PGM file that has to be `width` x `height`."""
-    picture, maxval = read_pgm(path)
-    if picture.shape != (height, width):
-        size = "{1} x {0}".format(*picture.shape)
-        raise Refused(f"{path}: is {size} pixels, and WIDTH x HEIGHT = {width} x {height}: set these to the size of all images")
-    return picture, maxval
+def load_images(names, patterns, folder, width, height, outputs):
+    """Draw or read the images: a list of their samples, each uint8 or uint16 (height, width), and one of their maxvals.
+
+    `patterns` has functions by name; another name is a file in `folder`, and must be none of the paths `outputs`.
+    """
+
+    def identity(path):
+        return path.stat().st_dev, path.stat().st_ino
+
+    written = {identity(path) for path in outputs if path.exists()}
+    pictures, maxvals = [], []
+    for name in names:
+        if name in patterns:
+            picture, maxval = draw(patterns[name], width, height), 255
+        else:
+            picture, maxval = read_pgm(folder / name)
+            size = picture.shape[::-1]
+            if size != (width, height):
+                raise Refused(f"{folder / name}: is {size[0]} x {size[1]} pixels; set WIDTH = {size[0]} and HEIGHT = {size[1]}, "
+                              f"which are {width} and {height}, and use images of one size")  # fmt: skip
+            if identity(folder / name) in written:
+                raise Refused(f"{folder / name}: is in IMAGES, and this run would write over it; move or rename it")
+        pictures.append(picture)
+        maxvals.append(maxval)
+    return pictures, maxvals
 
 
 def memory_needed(images, pixels, latent_dim):
@@ -496,19 +529,14 @@ def run():
     folder = here / OUTPUT_DIR
     generated = {name: folder / f"generated_{name}.pgm" for name in IMAGES if name in patterns}
     decoded_paths = [folder / f"final_decoded_{index}.pgm" for index in range(len(IMAGES))]
-    sheet_path, compressed_path = folder / "comparison.pgm", folder / "compressed.npz"
-    inputs = {name: here / name for name in IMAGES if name not in patterns}
-    for path in (*generated.values(), *decoded_paths, sheet_path, compressed_path):
-        for name in inputs if path.exists() else ():
-            require(not path.samefile(here / name), "IMAGES", name, f"a file that no run writes over, as this one would {path}")
-    images = [read_input(here / name, WIDTH, HEIGHT) if name in inputs else
-              (draw(patterns[name], WIDTH, HEIGHT), 255) for name in IMAGES]  # fmt: skip
-    pictures, maxvals = zip(*images)
-    originals = [to_grey(picture.ravel() / maxval) for picture, maxval in images]
+    file_path, sheet_path = folder / "compressed.npz", folder / "comparison.pgm"
+    outputs = *generated.values(), *decoded_paths, file_path, sheet_path
+    pictures, maxvals = load_images(IMAGES, patterns, here, WIDTH, HEIGHT, outputs)
+    originals = [to_grey(picture / maxval) for picture, maxval in zip(pictures, maxvals)]
     for name, path in generated.items():
         write_file(path, pgm(pictures[IMAGES.index(name)]))
 
-    interrupts = []
+    interrupts = []  # from here on Ctrl-C is noted, and heeded where nothing is half done
     signal.signal(signal.SIGINT, lambda *_: interrupts.append(True))
     samples = np.stack([picture.ravel() for picture in pictures])
     codes, decoder = start(len(IMAGES), WIDTH * HEIGHT, LATENT_DIM, SEED)
@@ -527,22 +555,16 @@ def run():
             print(f"interrupted: stopped after epoch {epoch}", flush=True)
             break
 
-    weights = join(decoder, WIDTH * HEIGHT)
-    bits = fewest_bits(codes, weights[:-1], weights[-1], originals)
-    packed = pack(codes, weights[:-1], weights[-1], *bits)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **packed, width=WIDTH, height=HEIGHT, names=IMAGES)
-    write_file(compressed_path, buffer.getvalue())
-    codes, weights, bias = unpack(packed)
-    decoded = [decode(code, weights, bias) for code in codes]
-    for path, output in zip(decoded_paths, decoded):
-        write_file(path, pgm(output.reshape(HEIGHT, WIDTH)))
-    sheet, factor = contact_sheet(*([grey.reshape(HEIGHT, WIDTH) for grey in greys[:8]] for greys in (originals, decoded)))
+    decoder = join(decoder, WIDTH * HEIGHT)
+    content, decoded, bits, code_bytes = compress(codes, decoder[:-1], decoder[-1], originals, IMAGES)
+    write_file(file_path, content)
+    for path, picture in zip(decoded_paths, decoded):
+        write_file(path, pgm(picture))
+    sheet, factor = contact_sheet(originals[:8], decoded[:8])
     write_file(sheet_path, pgm(sheet))
-    code_bytes = zipfile.ZipFile(buffer).getinfo("codes.npy").compress_size / len(IMAGES)
-    raw = b"".join(picture.tobytes() for picture in pictures)
     print(f"bits a number: {bits[0]} in a code, {bits[1]} in the decoder; differences in {sheet_path.name}: {factor} times")
-    print("\n".join(report(IMAGES, originals, decoded, code_bytes, len(buffer.getvalue()), len(raw), len(zlib.compress(raw, 9)))))
+    raw = b"".join(picture.tobytes() for picture in pictures)
+    print("\n".join(report(IMAGES, originals, decoded, code_bytes, len(content), len(raw), len(zlib.compress(raw, 9)))))
     return 130 if interrupts else 0
 
 

@@ -206,23 +206,33 @@ CASES = [
 ]
 
 
+def work(pixels, latent_dim, images):
+    """What an epoch has to do, up to a factor: a sigmoid counts as 12 numbers of a code, a pixel's own step as 5."""
+    return pixels * (images * (latent_dim + 12) + 5)
+
+
 def predicted(pixels, latent_dim, images):
-    """Milliseconds an epoch as the README's formula has them, up to the machine's speed."""
-    return pixels * images * (latent_dim + 12)
+    """Milliseconds an epoch on the machine of the README, by the formula there."""
+    weight = 0.06 if latent_dim <= 30 else 0.115  # a tile of 256 pixels fits the first-level cache, or does not
+    nanoseconds = 3 + images * (1.4 + weight * latent_dim)
+    nanoseconds += 0.10 * latent_dim * (4 * pixels * latent_dim > 2**25)  # the decoder comes from memory
+    nanoseconds += 0.35 * images * (5 * pixels * images > 2**25)  # so do samples and momentum
+    return 1e-6 * pixels * nanoseconds
 
 
 def table_scale():
-    """Time over work: pixels x images x (latent_dim + 12)."""
+    """Time over work, and time next to the README's formula."""
     runs = {case: this_program(pictures(case[0], case[2]), case[1]) for case in CASES}
     times = in_turns(runs, seconds=0.3)
-    speeds = [statistics.median(values) / predicted(case[0] ** 2, *case[1:]) for case, values in times.items()]
-    speed = statistics.geometric_mean([min(speeds), max(speeds)])
-    print("  side  latent_dim  images         ms an epoch   ns by work   predicted ms   measured / predicted")
-    for (case, values), unit in zip(times.items(), speeds):
-        guess = speed * predicted(case[0] ** 2, *case[1:])
-        middle = statistics.median(values)
-        print(f"{case[0]:6}{case[1]:12}{case[2]:8}{spread(values):>30}{1e6 * unit:9.3f}{guess:15.3f}{middle / guess:12.2f}")
-    print(f"time over work: largest / smallest = {max(speeds) / min(speeds):.2f}")
+    unit = {case: 1e6 * statistics.median(values) / work(case[0] ** 2, *case[1:]) for case, values in times.items()}
+    print("  side  latent_dim  images         ms an epoch           ns by work   formula ms   measured / formula")
+    for case, values in times.items():
+        guess = predicted(case[0] ** 2, *case[1:])
+        measured = statistics.median(values)
+        print(f"{case[0]:6}{case[1]:12}{case[2]:8}{spread(values):>30}{unit[case]:13.3f}{guess:13.3f}{measured / guess:14.2f}")
+    for axis, name in enumerate(("side", "latent_dim", "images")):
+        line = [unit[case] for case in CASES if all(case[n] == (256, 16, 3)[n] for n in range(3) if n != axis)]
+        print(f"  time over work along {name}: largest / smallest {max(line) / min(line):.2f}")
 
 
 def table_threads():
@@ -247,10 +257,10 @@ def table_threads():
         print(f"  same bytes for 1, 2, 3 and 8 threads: {all(output == outputs[0] for output in outputs)}")
 
 
-def whole_process(arguments, **environment):
+def whole_process(arguments, python=sys.executable, **environment):
     """Seconds that a Python process takes from start to end."""
     began = time.perf_counter()
-    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL, env={**os.environ, **environment})
+    subprocess.run([python, *arguments], check=True, stdout=subprocess.DEVNULL, env={**os.environ, **environment})
     return time.perf_counter() - began
 
 
@@ -278,7 +288,15 @@ for call in (lambda: trivial(np.ones(9, np.float32)), ours) if sys.argv[2] == "t
 
 
 def table_startup():
-    """First call and whole process, with kernels to compile and from the cache."""
+    """First call and whole process, with kernels to compile and from the cache.
+
+    In an environment of requirements.txt alone, as the README's first command makes it: where SciPy is installed, numba
+    imports it, and that takes longer than the training kernels.
+    """
+    environment = tempfile.TemporaryDirectory()
+    subprocess.run([sys.executable, "-m", "venv", environment.name], check=True)
+    python = f"{environment.name}/bin/python"
+    subprocess.run([python, "-m", "pip", "install", "-q", "-r", str(SCRIPT.parent / "requirements.txt")], check=True, stderr=subprocess.DEVNULL)
     trivial, cold, cached = [], [], []
     whole = {"cold": [], "cached": [], "PyTorch": []}
     torch = [__file__, "peer-process"]
@@ -287,7 +305,7 @@ def table_startup():
             shutil.copy(SCRIPT, folder)
 
             def first_calls(order, folder=folder):
-                done = subprocess.run([sys.executable, "-c", FIRST_CALLS, folder, order], check=True, capture_output=True, text=True)
+                done = subprocess.run([python, "-c", FIRST_CALLS, folder, order], check=True, capture_output=True, text=True)
                 return [float(line) for line in done.stdout.split()]
 
             one, two = first_calls("trivial first")
@@ -296,8 +314,8 @@ def table_startup():
             cached.append(*first_calls("ours alone"))
         with tempfile.TemporaryDirectory() as folder:
             shutil.copy(SCRIPT, folder)
-            whole["cold"].append(whole_process([f"{folder}/{SCRIPT.name}"]))
-            whole["cached"].append(whole_process([f"{folder}/{SCRIPT.name}"]))
+            whole["cold"].append(whole_process([f"{folder}/{SCRIPT.name}"], python))
+            whole["cached"].append(whole_process([f"{folder}/{SCRIPT.name}"], python))
             try:
                 whole["PyTorch"].append(whole_process(torch))
             except subprocess.CalledProcessError:
@@ -305,6 +323,7 @@ def table_startup():
     print(f"  first call, trivial prange kernel {spread(trivial, 2)} s")
     print(f"  first call, this program, cold    {spread(cold, 2)} s, x {ratios(cold, trivial)}")
     print(f"  first call, from the cache        {spread(cached, 2)} s")
+    environment.cleanup()
     for name, values in whole.items():
         if values:
             over = f", x {ratios(values, whole['PyTorch'])} of PyTorch's" if whole["PyTorch"] else ""
