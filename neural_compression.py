@@ -20,13 +20,12 @@ import sys
 import time
 import zipfile
 import zlib
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numba
 import numpy as np
-from numba import njit, prange
-from numba.core import event
+from numba import cfunc, njit, prange
 
 WIDTH = 256  # pixels
 HEIGHT = 256  # pixels
@@ -100,7 +99,8 @@ def read_pgm(path):
     header = re.match(rb"P([25])%b+(\d{1,9})%b+(\d{1,9})%b+(\d{1,9})%b" % (space, space, space, space), content)
     check(header, "not a PGM file: has to start with P5 or P2, width, height and maxval")
     kind, width, height, maxval = map(int, header.groups())
-    check(width and height and 1 <= maxval <= 65535, f"{width} x {height}, maxval {maxval}: has to be 1 x 1 or more, 1 to 65535")
+    check(width and height, f"{width} x {height} pixels: has to be 1 x 1 or more")
+    check(1 <= maxval <= 65535, f"maxval {maxval}: has to be from 1 to 65535")
     raster, size = content[header.end() :], width * height
     if kind == 5:
         dtype = np.dtype(np.uint8 if maxval < 256 else ">u2")
@@ -131,7 +131,7 @@ def write_file(path, content):
         beside.write_bytes(content)
         os.replace(beside, path)
     except OSError as error:
-        raise Refused(f"{path}: can't be written ({error.strerror}); OUTPUT_DIR has to be a writable folder with room") from None
+        raise Refused(f"{path}: can't be written ({error.strerror}); OUTPUT_DIR has to be a folder with room") from None
     finally:
         with contextlib.suppress(OSError):
             beside.unlink()
@@ -157,7 +157,8 @@ def sigmoid(z):
 
     (1 + tanh(z / 2)) / 2 with the rational approximation of tanh from Eigen (generic_fast_tanh_float).
     """
-    x = min(max(np.float32(0.5) * z, np.float32(-9)), np.float32(9))
+    x = np.float32(0.5) * z
+    x = np.float32(-9) if x < np.float32(-9) else np.float32(9) if x > np.float32(9) else x
     s = x * x
     numerator = np.float32(-2.76076847742355e-16) * s + np.float32(2.00018790482477e-13)
     numerator = numerator * s + np.float32(-8.60467152213735e-11)
@@ -171,50 +172,70 @@ def sigmoid(z):
     return np.float32(0.5) + np.float32(0.5) * (x * numerator / denominator)
 
 
-@njit(fastmath=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
-def step_tile(weights, codes, samples, maxvals, moments, sums, scratch, pixels, rate, beta):
-    """One training step for the first `pixels` pixels of a tile; arguments as in `step_epoch`, cut to the tile."""
-    images = maxvals.size
-    bias = weights.shape[0] - 1
+def step_block(block, decoder, codes, samples, maxvals, moments, sums, scratch, pixels, rate, beta):
+    """One training step for the tiles of one block; the arguments are those of `step_epoch`."""
+    tiles, rows, tile_pixels = decoder.shape
+    blocks, images, _ = sums.shape
+    bias = rows - 1
     one = np.float32(1)
-    for p in range(pixels):
-        moments[images, p] *= beta
-    for i in range(images):
-        for p in range(pixels):
-            scratch[p] = weights[bias, p]
-        for k in range(bias):
-            code = codes[i, k]
-            for p in range(pixels):
-                scratch[p] += code * weights[k, p]
-        loss = np.float32(0)
-        maxval = maxvals[i]
-        for p in range(pixels):
-            output = sigmoid(scratch[p])
-            error = output - samples[i, p] / maxval
-            delta = error * output * (one - output)
-            loss += error * error
-            moments[i, p] = beta * moments[i, p] + (one - beta) * delta
-            moments[images, p] += (one - beta) * delta * delta
-            scratch[p] = delta
-        sums[i, bias] += loss
-        for k in range(bias):
-            gradient = np.float32(0)
-            for p in range(pixels):
-                gradient += weights[k, p] * scratch[p]
-            sums[i, k] += gradient
-    for p in range(pixels):
-        scratch[p] = rate / (np.sqrt(moments[images, p]) + np.float32(1e-12))
-    for i in range(images):
-        for k in range(bias + 1):
-            code = codes[i, k]
-            for p in range(pixels):
-                weights[k, p] -= code * moments[i, p] * scratch[p]
+    work = scratch[block]  # the logits of an image, then its delta; in the end the factor of every pixel's step
+    for tile in range(block * tiles // blocks, (block + 1) * tiles // blocks):
+        left = pixels - tile * tile_pixels
+        used = left if left < tile_pixels else tile_pixels
+        weights = decoder[tile]
+        moment = moments[tile]
+        for p in range(used):
+            moment[images, p] *= beta
+        for i in range(images):
+            for p in range(used):
+                work[p] = weights[bias, p]
+            for k in range(bias):
+                code = codes[i, k]
+                for p in range(used):
+                    work[p] += code * weights[k, p]
+            loss = np.float32(0)
+            maxval = maxvals[i]
+            for p in range(used):
+                output = sigmoid(work[p])
+                error = output - samples[tile, i, p] / maxval
+                delta = error * output * (one - output)
+                loss += error * error
+                moment[i, p] = beta * moment[i, p] + (one - beta) * delta
+                moment[images, p] += (one - beta) * delta * delta
+                work[p] = delta
+            sums[block, i, bias] += loss
+            for k in range(bias):
+                gradient = np.float32(0)
+                for p in range(used):
+                    gradient += weights[k, p] * work[p]
+                sums[block, i, k] += gradient
+        for p in range(used):
+            work[p] = rate / (np.sqrt(moment[images, p]) + np.float32(1e-12))
+        for i in range(images):
+            for k in range(rows):
+                code = codes[i, k]
+                for p in range(used):
+                    weights[k, p] -= code * moment[i, p] * work[p]
 
 
-@njit(parallel=True, fastmath=True, error_model="numpy", cache=True)
-def step_epoch(decoder, codes, samples, maxvals, moments, sums, scratch, pixels, rate, beta):
+@cache
+def compile_step_block(samples_type):
+    """`step_block` compiled for samples of type "uint8" or "uint16", as a function to hand to `step_epoch`.
+
+    Called by name from a `prange` loop, it would be compiled anew with each of the layers that numba puts around the
+    loop: 1.7 s instead of 1.1 for all, by `python tests/benchmark.py startup`.
+    """
+    vector, matrix, tiles = "float32[::1]", "float32[:, ::1]", "float32[:, :, ::1]"
+    arrays = f"{tiles}, {matrix}, {samples_type}[:, :, ::1], {vector}, {tiles}, {tiles}, {matrix}"
+    compiler = cfunc(f"void(int64, {arrays}, int64, float32, float32)", fastmath=True, error_model="numpy", cache=True)
+    return compiler(step_block)
+
+
+@njit(parallel=True, cache=True)
+def step_epoch(step_block, decoder, codes, samples, maxvals, moments, sums, scratch, pixels, rate, beta):
     """One training step of the whole decoder; the codes are left to the caller. Arrays are float32 but for samples.
 
+    step_block  from `compile_step_block`
     decoder     (tiles, latent_dim + 1, tile_pixels), moved: weights, and the bias in the last row
     codes       (images, latent_dim + 1), 1 in the last column
     samples     uint8 or uint16 (tiles, images, tile_pixels): targets times maxvals
@@ -225,12 +246,8 @@ def step_epoch(decoder, codes, samples, maxvals, moments, sums, scratch, pixels,
     pixels      of an image; the tiles may have more, which stay as they are
     rate, beta  length of the step, memory of the running means
     """
-    tiles, _, tile_pixels = decoder.shape
-    blocks = len(sums)
-    for block in prange(blocks):
-        for tile in range(block * tiles // blocks, (block + 1) * tiles // blocks):
-            used = min(tile_pixels, pixels - tile * tile_pixels)
-            step_tile(decoder[tile], codes, samples[tile], maxvals, moments[tile], sums[block], scratch[block], used, rate, beta)
+    for block in prange(len(sums)):
+        step_block(np.int64(block), decoder, codes, samples, maxvals, moments, sums, scratch, pixels, rate, beta)
 
 
 def cut(array, tile_pixels):
@@ -294,6 +311,7 @@ def train(samples, maxvals, codes, decoder, epochs, learning_rate, betas=(0.80, 
     tiles, _, tile_pixels = decoder.shape
     blocks = min(tiles, 64)
     samples = cut(samples, tile_pixels)
+    kernel = compile_step_block(samples.dtype.name)
     maxvals = np.asarray(maxvals, np.float32)
     codes_and_one = np.ones((images, latent_dim + 1), np.float32)
     moments = np.zeros((tiles, images + 1, tile_pixels), np.float32)
@@ -311,7 +329,8 @@ def train(samples, maxvals, codes, decoder, epochs, learning_rate, betas=(0.80, 
         pixel_rate = rate / math.sqrt(latent_dim * max(latent_dim, images))
         codes_and_one[:, :-1] = codes
         sums[:] = 0
-        step_epoch(decoder, codes_and_one, samples, maxvals, moments, sums, scratch, pixels, np.float32(pixel_rate), np.float32(beta))
+        step_epoch(kernel, decoder, codes_and_one, samples, maxvals, moments, sums, scratch, pixels,
+                   np.float32(pixel_rate), np.float32(beta))  # fmt: skip
         total = sums.sum(axis=0)  # block by block, in order
         gradient, loss = total[:, :-1], float(total[:, -1].sum()) / (images * pixels)
         with np.errstate(all="ignore"):  # a rate that is far too high shows in the loss
@@ -336,8 +355,8 @@ def quantise(values, bits, axis):
 def pack(codes, weights, bias, code_bits, decoder_bits):
     """The numbers as the compressed file holds them, a dict of arrays; `unpack` is its inverse, nearly."""
     packed = {}
-    for name, values, bits in (("codes", codes, code_bits), ("weights", weights, decoder_bits), ("bias", bias, decoder_bits)):
-        packed[name], packed[name + "_scale"] = quantise(values, bits, axis=-1)
+    for name, values in (("codes", codes), ("weights", weights), ("bias", bias)):
+        packed[name], packed[name + "_scale"] = quantise(values, code_bits if name == "codes" else decoder_bits, axis=-1)
     return packed
 
 
@@ -354,8 +373,8 @@ def fewest_bits(codes, weights, bias, originals):
     """
 
     def squared_errors(codes, weights, bias):
-        decoded = (decode(code, weights, bias) for code in codes)
-        return np.array([np.sum((original.ravel().astype(int) - output) ** 2) for original, output in zip(originals, decoded)])
+        differences = (original.ravel().astype(int) - decode(code, weights, bias) for original, code in zip(originals, codes))
+        return np.array([np.sum(difference**2) for difference in differences])
 
     before = squared_errors(codes, weights, bias)
     bits = [24, 24]
@@ -412,11 +431,11 @@ def report(names, originals, decoded, code_bytes, file_bytes, raw_bytes, zlib_by
         yield f"{name:{width}}{code_bytes:12.0f}{psnr(original, output):10.2f}{error.max():15}{exact:14} of {pixels}"
     decoder_bytes = file_bytes - images * code_bytes
     saved = raw_bytes / images - code_bytes  # by each image, once the decoder is there
-    pays = f"from {max(1, int(decoder_bytes / saved) + 1)} images of this size on" if saved > 0 else "for no number of images"
+    enough = max(1, int(decoder_bytes / saved) + 1) if saved > 0 else "no number of"
     yield f"compressed file {file_bytes} bytes, of which the decoder takes {decoder_bytes:.0f}"
     yield f"{8 * file_bytes / images / pixels:.3f} bits a pixel, {8 * code_bytes / pixels:.3f} without the decoder"
     yield f"images {raw_bytes} bytes raw, {zlib_bytes} with zlib"
-    yield f"{images} images: {file_bytes / raw_bytes:.2f} times the raw bytes; the file is the smaller one {pays}"
+    yield f"{images} images: {file_bytes / raw_bytes:.2f} times the raw bytes; the file would be smaller from {enough} images of this size on"
 
 
 def contact_sheet(originals, decoded):
@@ -428,20 +447,6 @@ def contact_sheet(originals, decoded):
 
 
 # ---------------------------------------------------------------- main
-
-
-class CompilationNotice(event.Listener):
-    """Says so when numba compiles, once: a numba event, which does not come when the cache has the kernels."""
-
-    said = False
-
-    def on_start(self, _):
-        if not self.said:
-            print("compiling the training kernels (once after each edit of the file) ...", flush=True)
-        self.said = True
-
-    def on_end(self, _):
-        pass
 
 
 def require(allowed, name, value, what):
@@ -478,8 +483,8 @@ def load_images(names, patterns, folder, width, height, outputs):
             picture, maxval = read_pgm(folder / name)
             size = picture.shape[::-1]
             if size != (width, height):
-                raise Refused(f"{folder / name}: is {size[0]} x {size[1]} pixels; set WIDTH = {size[0]} and HEIGHT = {size[1]}, "
-                              f"which are {width} and {height}, and use images of one size")  # fmt: skip
+                raise Refused(f"{folder / name}: is {size[0]} x {size[1]} pixels, but WIDTH = {width} and HEIGHT = {height}; "
+                              "set these to the size of your images, which has to be the same for all")  # fmt: skip
             if identity(folder / name) in written:
                 raise Refused(f"{folder / name}: is in IMAGES, and this run would write over it; move or rename it")
         pictures.append(picture)
@@ -522,7 +527,7 @@ def run():
     path = type(OUTPUT_DIR) is str and OUTPUT_DIR and "\0" not in OUTPUT_DIR
     require(path, "OUTPUT_DIR", OUTPUT_DIR, "the path of a folder")
     needed, there = memory_needed(len(IMAGES), WIDTH * HEIGHT, LATENT_DIM) / 1e9, memory_there() / 1e9
-    fit = f"small enough for {there:.1f} GB of memory: {len(IMAGES)} images of WIDTH {WIDTH} x HEIGHT {HEIGHT} take {needed:.1f}"
+    fit = f"smaller: with {len(IMAGES)} images of WIDTH {WIDTH} x HEIGHT {HEIGHT}, {needed:.1f} GB are needed, of {there:.1f}"
     require(needed <= there, "LATENT_DIM", LATENT_DIM, fit)
 
     here = Path(__file__).resolve().parent
@@ -542,8 +547,9 @@ def run():
     codes, decoder = start(len(IMAGES), WIDTH * HEIGHT, LATENT_DIM, SEED)
     print(f"training on {len(IMAGES)} images of {WIDTH} x {HEIGHT}: latent_dim {LATENT_DIM}, "
           f"decoder {decoder.nbytes / 1e6:.1f} MB, {numba.get_num_threads()} threads", flush=True)  # fmt: skip
-    with event.install_listener("numba:compile", CompilationNotice()):
-        list(train(samples[:1, :1], [1], *start(1, 1, 1, 0), epochs=1, learning_rate=1.0))  # compiles
+    if not compile_step_block(samples.dtype.name).cache_hits:
+        print("compiling the rest of the kernels, once after each edit of this file ...", flush=True)
+    list(train(samples[:1, :1], [1], *start(1, 1, 1, 0), epochs=1, learning_rate=1.0))  # compiles that rest
     if interrupts:
         raise KeyboardInterrupt
     for epoch, loss, seconds in train(samples, maxvals, codes, decoder, EPOCHS, LEARNING_RATE):
@@ -575,7 +581,7 @@ def main(arguments):
         return 0
     try:
         if arguments:
-            raise Refused(f"takes no argument but --help, not {' '.join(arguments)!r}: edit the constants at the top of the file")
+            raise Refused(f"takes no argument but --help, and got {' '.join(arguments)}: edit the constants in the file")
         return run()
     except Refused as refused:
         print(f"neural_compression.py: {refused}", file=sys.stderr)

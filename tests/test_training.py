@@ -28,7 +28,7 @@ def one_step(program, samples, codes, weights, bias, tile_pixels, rate=0.0, beta
     sums = np.zeros((blocks, images, rows), np.float32)
     scratch = np.full((blocks, tile_pixels), np.nan, np.float32)
     program.step_epoch(
-        decoder, codes_and_one, program.cut(samples, tile_pixels), np.full(images, 255, np.float32), moments, sums, scratch,
+        program.compile_step_block("uint8"), decoder, codes_and_one, program.cut(samples, tile_pixels), np.full(images, 255, np.float32), moments, sums, scratch,
         pixels, np.float32(rate), np.float32(beta),
     )  # fmt: skip
     moved = program.join(decoder, pixels).astype(np.float64)
