@@ -401,7 +401,8 @@ def compress(codes, weights, bias, originals, names):
     height, width = originals[0].shape
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **packed, width=width, height=height, names=names)
-    code_bytes = zipfile.ZipFile(buffer).getinfo("codes.npy").compress_size / len(codes)
+    on_disk = {entry.filename: entry.compress_size for entry in zipfile.ZipFile(buffer).infolist()}
+    code_bytes = (on_disk["codes.npy"] + on_disk["codes_scale.npy"]) / len(codes)
     codes, weights, bias = unpack(packed)
     return buffer.getvalue(), [decode(code, weights, bias).reshape(height, width) for code in codes], bits, code_bytes
 
@@ -435,7 +436,9 @@ def report(names, originals, decoded, code_bytes, file_bytes, raw_bytes, zlib_by
     yield f"compressed file {file_bytes} bytes, of which the decoder takes {decoder_bytes:.0f}"
     yield f"{8 * file_bytes / images / pixels:.3f} bits a pixel, {8 * code_bytes / pixels:.3f} without the decoder"
     yield f"images {raw_bytes} bytes raw, {zlib_bytes} with zlib"
-    yield f"{images} images: {file_bytes / raw_bytes:.2f} times the raw bytes; the file would be smaller from {enough} images of this size on"
+    verdict = f"{1 - file_bytes / raw_bytes:.0%} is saved" if file_bytes < raw_bytes else "nothing is saved"
+    yield f"with {images} image{'s' * (images > 1)} {verdict}: the file is {file_bytes / raw_bytes:.2f} times the raw images"
+    yield f"it pays from {enough} images of this size on, as far as their codes hold them"
 
 
 def contact_sheet(originals, decoded):
@@ -579,6 +582,7 @@ def main(arguments):
     if arguments == ["--help"]:
         print(__doc__.strip())
         return 0
+    handler = signal.getsignal(signal.SIGINT)
     try:
         if arguments:
             raise Refused(f"takes no argument but --help, and got {' '.join(arguments)}: edit the constants in the file")
@@ -589,6 +593,8 @@ def main(arguments):
     except KeyboardInterrupt:
         print("neural_compression.py: interrupted", file=sys.stderr)
         return 130
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 if __name__ == "__main__":

@@ -207,8 +207,8 @@ CASES = [
 
 
 def work(pixels, latent_dim, images):
-    """What an epoch has to do, up to a factor: a sigmoid counts as 12 numbers of a code, a pixel's own step as 5."""
-    return pixels * (images * (latent_dim + 12) + 5)
+    """What an epoch has to do, up to a factor: a sigmoid counts as 6 numbers of a code, a pixel's own step as 5."""
+    return pixels * (images * (latent_dim + 6) + 5)
 
 
 def predicted(pixels, latent_dim, images):

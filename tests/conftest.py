@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +24,6 @@ def program():
 def run_imported(program, monkeypatch, tmp_path, capsys):
     """Function that runs main() with some constants replaced, in a folder of its own: (status, stdout, stderr)."""
     monkeypatch.setattr(program, "__file__", str(tmp_path / "neural_compression.py"))
-    handler = signal.getsignal(signal.SIGINT)
 
     def run(**constants):
         for name, value in constants.items():
@@ -34,8 +32,7 @@ def run_imported(program, monkeypatch, tmp_path, capsys):
         status = program.main([])
         return status, *capsys.readouterr()
 
-    yield run
-    signal.signal(signal.SIGINT, handler)
+    return run
 
 
 def edit(folder, **constants):

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import textwrap
 import time
+import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -58,8 +60,13 @@ def test_default_report(default_run):
         assert re.search(rf"(?m)^{name} +\d+ +inf +0 +65536 of 65536$", output)
     size = (folder / "outputs" / "compressed.npz").stat().st_size
     assert f"compressed file {size} bytes" in output and "images 196608 bytes raw" in output
-    assert f"{size / 196608:.2f} times the raw bytes" in output
-    assert re.search(r"smaller from \d+ images", output)
+    assert f"with 3 images nothing is saved: the file is {size / 196608:.2f} times the raw images" in output
+    with zipfile.ZipFile(folder / "outputs" / "compressed.npz") as archive:
+        code = sum(archive.getinfo(f"{name}.npy").compress_size for name in ("codes", "codes_scale")) / 3
+    enough = next(n for n in range(1, 1000) if size - 3 * code + n * code < n * 65536)
+    assert f"it pays from {enough} images of this size on" in output
+    raw = b"".join(contents(folder / "outputs")[f"generated_{name}.pgm"][15:] for name in ("radial", "sine", "checkerboard"))
+    assert f"{len(zlib.compress(raw, 9))} with zlib" in output
 
 
 def test_samples_in_the_repository_are_those_of_the_default_run(default_run):
@@ -208,8 +215,9 @@ def test_digits_in_a_third_of_their_bytes(run_imported, tmp_path):
     digits = np.rint(load_digits().images * 255 / 16)
     for index, digit in enumerate(digits):
         write_pgm(tmp_path / f"{index}.pgm", digit)
-    status, output, errors = run_imported(WIDTH=8, HEIGHT=8, CHECKER_SQUARES=8, IMAGES=tuple(f"{index}.pgm" for index in range(1797)))
-    assert (status, errors) == (0, "")
+    names = tuple(f"{index}.pgm" for index in range(1797))
+    status, output, errors = run_imported(WIDTH=8, HEIGHT=8, CHECKER_SQUARES=8, IMAGES=names)
+    assert (status, errors) == (0, "") and "with 1797 images 6" in output
     assert (tmp_path / "outputs" / "compressed.npz").stat().st_size <= 1797 * 64 / 3
     error = sum(
         np.sum((np.asarray(Image.open(tmp_path / "outputs" / f"final_decoded_{index}.pgm")) - digit) ** 2)
@@ -273,6 +281,19 @@ def test_bad_constant_in_an_edited_copy(tmp_path):
     assert (status, output) == (2, "")
     assert errors == "neural_compression.py: LATENT_DIM = 0: has to be a whole number, 1 or more\n"
     assert os.listdir(tmp_path) == ["neural_compression.py"] or not (tmp_path / "outputs").exists()
+
+
+def test_interrupts_work_as_before_afterwards(run_imported):
+    handler = signal.getsignal(signal.SIGINT)
+    run_imported(**SMALL)
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_largest_error_and_psnr_in_the_report(program):
+    original = np.full((2, 2), 100, np.uint8)
+    decoded = np.array([[100, 100], [100, 104]], np.uint8)
+    row = list(program.report(["one"], [original], [decoded], 7, 100, 4, 4))[1]
+    assert row.split() == ["one", "7", "42.11", "4", "3", "of", "4"]  # 10 log10(255^2 / (16 / 4))
 
 
 def test_learning_rate_that_diverges(run_imported, tmp_path):
