@@ -276,7 +276,8 @@ def start(images, pixels, latent_dim, seed):
     """What training starts from: codes, float32 (images, latent_dim), and a decoder of zeros in tiles.
 
     Where a code has a number for each image, the codes are orthogonal, of length sqrt(latent_dim): no image's
-    step disturbs another's. Otherwise all start nearly alike, and training spreads them.
+    step disturbs another's. Otherwise all start nearly alike, and training spreads them. `tests/quality.py choices`
+    has codes from a standard normal next to these.
     """
     random = np.random.default_rng(seed)
     if images <= latent_dim:
@@ -529,8 +530,9 @@ def run():
     require(is_whole(SEED, 0), "SEED", SEED, "a whole number, 0 or more")
     path = type(OUTPUT_DIR) is str and OUTPUT_DIR and "\0" not in OUTPUT_DIR
     require(path, "OUTPUT_DIR", OUTPUT_DIR, "the path of a folder")
-    needed, there = memory_needed(len(IMAGES), WIDTH * HEIGHT, LATENT_DIM) / 1e9, memory_there() / 1e9
-    fit = f"smaller: with {len(IMAGES)} images of WIDTH {WIDTH} x HEIGHT {HEIGHT}, {needed:.1f} GB are needed, of {there:.1f}"
+    needed, there = memory_needed(len(IMAGES), WIDTH * HEIGHT, LATENT_DIM), memory_there()
+    gigabytes = f"{needed // 10**9 + 1} GB are needed, of {there / 1e9:.1f}"  # whole: the number may be too large for a float
+    fit = f"smaller: with {len(IMAGES)} images of WIDTH {WIDTH} x HEIGHT {HEIGHT}, {gigabytes}"
     require(needed <= there, "LATENT_DIM", LATENT_DIM, fit)
 
     here = Path(__file__).resolve().parent

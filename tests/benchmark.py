@@ -4,7 +4,7 @@
     python tests/benchmark.py WORD       only those with WORD in their name: epoch, scale, threads, startup, largest
 
 Contenders take turns, since a shared machine drifts: each figure is the median over the rounds, with the range behind
-it, and ratios are taken round by round. `pip install torch jax` for the peers. The largest case takes 10 GB of memory.
+it, and ratios are taken round by round. `pip install torch jax` for the peers. The largest case takes 7 GB of memory.
 """
 
 import os

@@ -259,7 +259,7 @@ BAD = [
     *(("IMAGES", value) for value in ((), [], "radial", None, 3, ("radial", 3), ("circle",), ("",), {"radial"}, ("radial\0",),
                                       ("radial", "missing.pgm"), ("outputs",), ("../",))),
     *(("OUTPUT_DIR", value) for value in ("", None, 3, "a\0b", b"outputs")),
-    ("CHECKER_SQUARES", 25), ("LATENT_DIM", 10**9), ("LATENT_DIM", 10**30), ("WIDTH", 10**9), ("HEIGHT", 10**30),
+    ("CHECKER_SQUARES", 25), ("LATENT_DIM", 10**9), ("LATENT_DIM", 10**400), ("WIDTH", 10**9), ("HEIGHT", 10**400),
 ]  # fmt: skip
 
 
@@ -280,7 +280,7 @@ def test_bad_constant_in_an_edited_copy(tmp_path):
     status, output, errors = run_process(edit(tmp_path, LATENT_DIM=0))
     assert (status, output) == (2, "")
     assert errors == "neural_compression.py: LATENT_DIM = 0: has to be a whole number, 1 or more\n"
-    assert os.listdir(tmp_path) == ["neural_compression.py"] or not (tmp_path / "outputs").exists()
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_interrupts_work_as_before_afterwards(run_imported):
