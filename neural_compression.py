@@ -11,6 +11,7 @@ There are no other flags: edit a constant at the top of the file and run again. 
 """
 
 import contextlib
+import gc
 import io
 import math
 import os
@@ -151,25 +152,22 @@ def write_file(path, content):
 # over pixels is summed tile by tile and block by block, in an order that has nothing to do with threads.
 
 
+# tanh(x) = x P(x^2) / Q(x^2) from -9 to 9, by Eigen (generic_fast_tanh_float)
+P0, P1, P2, P3 = map(np.float32, (4.89352455891786e-03, 6.37261928875436e-04, 1.48572235717979e-05, 5.12229709037114e-08))
+P4, P5, P6 = map(np.float32, (-8.60467152213735e-11, 2.00018790482477e-13, -2.76076847742355e-16))
+Q0, Q1, Q2, Q3 = map(np.float32, (4.89352518554385e-03, 2.26843463243900e-03, 1.18534705686654e-04, 1.19825839466702e-06))
+ZERO, HALF, ONE, NINE, TINY = map(np.float32, (0, 0.5, 1, 9, 1e-12))  # a Python number would turn all into float64
+
+
 @njit(inline="always")
 def sigmoid(z):
-    """1 / (1 + exp(-z)) of a float32, to 2e-7, by arithmetic that the compiler can vectorise.
-
-    (1 + tanh(z / 2)) / 2 with the rational approximation of tanh from Eigen (generic_fast_tanh_float).
-    """
-    x = np.float32(0.5) * z
-    x = np.float32(-9) if x < np.float32(-9) else np.float32(9) if x > np.float32(9) else x
+    """1 / (1 + exp(-z)) = (1 + tanh(z / 2)) / 2 of a float32, to 2e-7, by arithmetic that the compiler can vectorise."""
+    x = HALF * z
+    x = -NINE if x < -NINE else NINE if x > NINE else x
     s = x * x
-    numerator = np.float32(-2.76076847742355e-16) * s + np.float32(2.00018790482477e-13)
-    numerator = numerator * s + np.float32(-8.60467152213735e-11)
-    numerator = numerator * s + np.float32(5.12229709037114e-08)
-    numerator = numerator * s + np.float32(1.48572235717979e-05)
-    numerator = numerator * s + np.float32(6.37261928875436e-04)
-    numerator = numerator * s + np.float32(4.89352455891786e-03)
-    denominator = np.float32(1.19825839466702e-06) * s + np.float32(1.18534705686654e-04)
-    denominator = denominator * s + np.float32(2.26843463243900e-03)
-    denominator = denominator * s + np.float32(4.89352518554385e-03)
-    return np.float32(0.5) + np.float32(0.5) * (x * numerator / denominator)
+    numerator = P0 + s * (P1 + s * (P2 + s * (P3 + s * (P4 + s * (P5 + s * P6)))))
+    denominator = Q0 + s * (Q1 + s * (Q2 + s * Q3))
+    return HALF + HALF * (x * numerator / denominator)
 
 
 def step_block(block, decoder, codes, samples, maxvals, moments, sums, scratch, pixels, rate, beta):
@@ -177,45 +175,44 @@ def step_block(block, decoder, codes, samples, maxvals, moments, sums, scratch, 
     tiles, rows, tile_pixels = decoder.shape
     blocks, images, _ = sums.shape
     bias = rows - 1
-    one = np.float32(1)
-    work = scratch[block]  # the logits of an image, then its delta; in the end the factor of every pixel's step
-    for tile in range(block * tiles // blocks, (block + 1) * tiles // blocks):
+    rate, beta = np.float32(rate), np.float32(beta)
+    logits, work = scratch[block, 0], scratch[block, 1]  # work: delta, then what a pixel's weights move by
+    for tile in range(block, tiles, blocks):
         left = pixels - tile * tile_pixels
         used = left if left < tile_pixels else tile_pixels
         weights = decoder[tile]
         moment = moments[tile]
-        for p in range(used):
-            moment[images, p] *= beta
+        keep = beta
         for i in range(images):
-            for p in range(used):
-                work[p] = weights[bias, p]
             for k in range(bias):
                 code = codes[i, k]
                 for p in range(used):
-                    work[p] += code * weights[k, p]
-            loss = np.float32(0)
+                    logits[p] += code * weights[k, p]
+            loss = ZERO
             maxval = maxvals[i]
             for p in range(used):
-                output = sigmoid(work[p])
+                output = sigmoid(logits[p] + weights[bias, p])
                 error = output - samples[tile, i, p] / maxval
-                delta = error * output * (one - output)
+                delta = error * output * (ONE - output)
                 loss += error * error
-                moment[i, p] = beta * moment[i, p] + (one - beta) * delta
-                moment[images, p] += (one - beta) * delta * delta
+                moment[i, p] = beta * moment[i, p] + delta
+                moment[images, p] = keep * moment[images, p] + delta * delta
                 work[p] = delta
+                logits[p] = ZERO  # for the next image
+            keep = ONE  # delta^2 of the images after the first is added up
             sums[block, i, bias] += loss
             for k in range(bias):
-                gradient = np.float32(0)
+                gradient = ZERO
                 for p in range(used):
                     gradient += weights[k, p] * work[p]
                 sums[block, i, k] += gradient
-        for p in range(used):
-            work[p] = rate / (np.sqrt(moment[images, p]) + np.float32(1e-12))
         for i in range(images):
+            for p in range(used):
+                work[p] = rate * moment[i, p] / (math.sqrt(moment[images, p]) + TINY)
             for k in range(rows):
                 code = codes[i, k]
                 for p in range(used):
-                    weights[k, p] -= code * moment[i, p] * work[p]
+                    weights[k, p] -= code * work[p]
 
 
 @cache
@@ -225,13 +222,14 @@ def compile_step_block(samples_type):
     Called by name from a `prange` loop, it would be compiled anew with each of the layers that numba puts around the
     loop: 1.7 s instead of 1.1 for all, by `python tests/benchmark.py startup`.
     """
+    gc.freeze()  # what numba made at import stays; the collector would go through it again while it compiles
     vector, matrix, tiles = "float32[::1]", "float32[:, ::1]", "float32[:, :, ::1]"
-    arrays = f"{tiles}, {matrix}, {samples_type}[:, :, ::1], {vector}, {tiles}, {tiles}, {matrix}"
-    compiler = cfunc(f"void(int64, {arrays}, int64, float32, float32)", fastmath=True, error_model="numpy", cache=True)
-    return compiler(step_block)
+    arrays = f"{tiles}, {matrix}, {samples_type}[:, :, ::1], {vector}, {tiles}, {tiles}, {tiles}"
+    signature = f"void(int64, {arrays}, int64, float64, float64)"
+    return cfunc(signature, fastmath=True, error_model="numpy", no_rewrites=True, cache=True)(step_block)
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, cache=True, no_cfunc_wrapper=True)  # it is called from Python only
 def step_epoch(step_block, decoder, codes, samples, maxvals, moments, sums, scratch, pixels, rate, beta):
     """One training step of the whole decoder; the codes are left to the caller. Arrays are float32 but for samples.
 
@@ -240,11 +238,11 @@ def step_epoch(step_block, decoder, codes, samples, maxvals, moments, sums, scra
     codes       (images, latent_dim + 1), 1 in the last column
     samples     uint8 or uint16 (tiles, images, tile_pixels): targets times maxvals
     maxvals     (images,): the samples that mean white
-    moments     (tiles, images + 1, tile_pixels), moved: running means of delta, and of delta^2 summed over images
+    moments     (tiles, images + 1, tile_pixels), moved: running sums of delta, and of delta^2 over all images
     sums        (blocks, images, latent_dim + 1), added to: gradient of the codes, and sum of squared errors, by block
-    scratch     (blocks, tile_pixels): room to work in
+    scratch     (blocks, 2, tile_pixels): room to work in, zero before and after in [:, 0]
     pixels      of an image; the tiles may have more, which stay as they are
-    rate, beta  length of the step, memory of the running means
+    rate, beta  length of the step, memory of the running sums
     """
     for block in prange(len(sums)):
         step_block(np.int64(block), decoder, codes, samples, maxvals, moments, sums, scratch, pixels, rate, beta)
@@ -317,27 +315,25 @@ def train(samples, maxvals, codes, decoder, epochs, learning_rate, betas=(0.80, 
     codes_and_one = np.ones((images, latent_dim + 1), np.float32)
     moments = np.zeros((tiles, images + 1, tile_pixels), np.float32)
     sums = np.empty((blocks, images, latent_dim + 1), np.float32)
-    scratch = np.empty((blocks, tile_pixels), np.float32)
+    scratch = np.zeros((blocks, 2, tile_pixels), np.float32)
     code_momentum = np.zeros_like(codes)
     code_second_moment = np.zeros((images, 1), np.float32)
-    unseen = 1.0  # share of a running mean that is still the zero it started from
+    counted = 0.0  # epochs in a running sum, as it weighs them: what turns it into a mean
     began = time.perf_counter()
     for epoch in range(1, epochs + 1):
         decay = (1 + math.cos(math.pi * (epoch - 1) / epochs)) / 2
         beta = betas[1] - (betas[1] - betas[0]) * decay
-        unseen *= beta
-        rate = learning_rate * decay / math.sqrt(1 - unseen)  # Adam's corrections of both moments, in one
+        counted = beta * counted + 1
+        rate = learning_rate * decay / math.sqrt(counted)  # first moment over the root of the second, each by `counted`
         pixel_rate = rate / math.sqrt(latent_dim * max(latent_dim, images))
         codes_and_one[:, :-1] = codes
         sums[:] = 0
-        step_epoch(kernel, decoder, codes_and_one, samples, maxvals, moments, sums, scratch, pixels,
-                   np.float32(pixel_rate), np.float32(beta))  # fmt: skip
+        step_epoch(kernel, decoder, codes_and_one, samples, maxvals, moments, sums, scratch, pixels, pixel_rate, beta)
         total = sums.sum(axis=0)  # block by block, in order
         gradient, loss = total[:, :-1], float(total[:, -1].sum()) / (images * pixels)
-        with np.errstate(all="ignore"):  # a rate that is far too high shows in the loss
-            code_momentum += (1 - beta) * (gradient - code_momentum)
-            code_second_moment += (1 - beta) * ((gradient**2).mean(axis=1, keepdims=True) - code_second_moment)
-            codes -= code_rate * rate * code_momentum / (np.sqrt(code_second_moment) + 1e-12)
+        code_momentum = beta * code_momentum + gradient
+        code_second_moment = beta * code_second_moment + (gradient**2).mean(axis=1, keepdims=True)
+        codes -= code_rate * rate * code_momentum / (np.sqrt(code_second_moment) + 1e-12)
         yield epoch, loss, time.perf_counter() - began
 
 
@@ -525,7 +521,7 @@ def run():
     require(named, "IMAGES", IMAGES, '("one", "two"): names in quotes, each followed by a comma, in parentheses')
     require(is_whole(LATENT_DIM, 1), "LATENT_DIM", LATENT_DIM, "a whole number, 1 or more")
     require(is_whole(EPOCHS, 1), "EPOCHS", EPOCHS, "a whole number, 1 or more")
-    require(is_number(LEARNING_RATE, 1e-38, 1e38), "LEARNING_RATE", LEARNING_RATE, "a number above 0; 1 suits every size")
+    require(is_number(LEARNING_RATE, 1e-9, 100), "LEARNING_RATE", LEARNING_RATE, "from 1e-9 to 100; 1 suits every size")
     require(is_whole(LOG_EVERY, 1), "LOG_EVERY", LOG_EVERY, "a whole number of epochs, 1 or more")
     require(is_whole(SEED, 0), "SEED", SEED, "a whole number, 0 or more")
     path = type(OUTPUT_DIR) is str and OUTPUT_DIR and "\0" not in OUTPUT_DIR
@@ -558,13 +554,15 @@ def run():
     if interrupts:
         raise KeyboardInterrupt
     for epoch, loss, seconds in train(samples, maxvals, codes, decoder, EPOCHS, LEARNING_RATE):
-        if not (math.isfinite(loss) and np.isfinite(codes).all()):
-            raise Refused(f"loss {loss} at epoch {epoch}: LEARNING_RATE = {LEARNING_RATE!r} is too high; 1 suits every size")
+        first_loss = loss if epoch == 1 else first_loss
         if epoch % LOG_EVERY == 0 or epoch == EPOCHS or interrupts:
             print(f"epoch {epoch:{len(str(EPOCHS))}}/{EPOCHS}  loss {loss:.3e}  time {seconds:.2f} s", flush=True)
         if interrupts:
             print(f"interrupted: stopped after epoch {epoch}", flush=True)
             break
+    if loss > first_loss and not interrupts:
+        rise = f"the loss went from {first_loss:.3g} to {loss:.3g}"
+        raise Refused(f"{rise}: LEARNING_RATE = {LEARNING_RATE!r} is too high for this; 1 suits every size")
 
     decoder = join(decoder, WIDTH * HEIGHT)
     content, decoded, bits, code_bytes = compress(codes, decoder[:-1], decoder[-1], originals, IMAGES)

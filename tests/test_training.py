@@ -17,20 +17,22 @@ def problem(images, pixels, latent_dim, seed=0):
     return samples, samples / 255, *parts
 
 
-def one_step(program, samples, codes, weights, bias, tile_pixels, rate=0.0, beta=0.0):
-    """Call the kernel once from fresh moments; weights, bias, momentum, second moment, code gradient, loss after it."""
+def one_step(program, samples, codes, weights, bias, tile_pixels, rate=0.0, beta=0.0, moment=0.0):
+    """Call the kernel once, with all moments at `moment`; weights, bias, momentum, second moment, code gradient, loss after it."""
     images, pixels = samples.shape
     decoder = program.cut(np.vstack([weights, bias]).astype(np.float32), tile_pixels)
     tiles, rows, _ = decoder.shape
     codes_and_one = np.hstack([codes, np.ones((images, 1))]).astype(np.float32)
     blocks = max(1, tiles - 1)
-    moments = np.zeros((tiles, images + 1, tile_pixels), np.float32)
+    moments = np.full((tiles, images + 1, tile_pixels), moment, np.float32)
     sums = np.zeros((blocks, images, rows), np.float32)
-    scratch = np.full((blocks, tile_pixels), np.nan, np.float32)
+    scratch = np.zeros((blocks, 2, tile_pixels), np.float32)
+    scratch[:, 1] = np.nan
     program.step_epoch(
         program.compile_step_block("uint8"), decoder, codes_and_one, program.cut(samples, tile_pixels), np.full(images, 255, np.float32), moments, sums, scratch,
-        pixels, np.float32(rate), np.float32(beta),
+        pixels, rate, beta,
     )  # fmt: skip
+    assert not scratch[:, 0].any()
     moved = program.join(decoder, pixels).astype(np.float64)
     *momentum, second_moment = program.join(moments, pixels)
     total = sums.sum(0)
@@ -87,29 +89,29 @@ def test_moments_against_numpy(program):
     samples, targets, codes, weights, bias = problem(3, 50, 4)
     output = sigmoid(codes @ weights + bias)
     delta = (output - targets) * output * (1 - output)
-    _, _, momentum, second_moment, _, _ = one_step(program, samples, codes, weights, bias, 16, beta=0.75)
-    np.testing.assert_allclose(momentum, delta / 4, rtol=1e-4, atol=1e-7)
-    np.testing.assert_allclose(second_moment, (delta**2).sum(0) / 4, rtol=1e-4, atol=1e-9)
+    _, _, momentum, second_moment, _, _ = one_step(program, samples, codes, weights, bias, 16, beta=0.75, moment=0.01)
+    np.testing.assert_allclose(momentum, 0.0075 + delta, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(second_moment, 0.0075 + (delta**2).sum(0), rtol=1e-4, atol=1e-9)
 
 
 def reference(samples, maxvals, codes, epochs, learning_rate, first=0.80, last=0.95, code_rate=0.01):
-    """The training in plain float64 NumPy, textbook style: unbiased estimates of both moments. Yields each loss."""
+    """The training in plain float64 NumPy, textbook style: moments are weighted means. Yields each loss."""
     targets = samples / np.asarray(maxvals, float)[:, None]
     images, pixels = samples.shape
     latent_dim = codes.shape[1]
     weights, bias = np.zeros((latent_dim, pixels)), np.zeros(pixels)
     means = [np.zeros((images, pixels)), np.zeros(pixels), np.zeros((images, latent_dim)), np.zeros((images, 1))]
-    weight_of_zero = 1.0
+    total = 0.0
     for epoch in range(epochs):
         falling = np.cos(np.pi * epoch / epochs / 2) ** 2
         beta = last + (first - last) * falling
-        weight_of_zero *= beta
+        past, total = beta * total, beta * total + 1
         output = sigmoid(codes @ weights + bias)
         delta = (output - targets) * output * (1 - output)
         code_gradient = delta @ weights.T
         news = [delta, (delta**2).sum(0), code_gradient, (code_gradient**2).mean(1, keepdims=True)]
-        means = [beta * mean + (1 - beta) * new for mean, new in zip(means, news)]
-        delta_mean, delta_square, code_mean, code_square = [mean / (1 - weight_of_zero) for mean in means]
+        means = [np.average([mean, new], axis=0, weights=[past, 1]) for mean, new in zip(means, news)]
+        delta_mean, delta_square, code_mean, code_square = means
         with np.errstate(invalid="ignore"):
             step = learning_rate * falling / np.sqrt(latent_dim * max(latent_dim, images)) * delta_mean / np.sqrt(delta_square)
             code_step = np.nan_to_num(code_rate * learning_rate * falling * code_mean / np.sqrt(code_square))
