@@ -220,9 +220,10 @@ def compile_step_block(samples_type):
     """`step_block` compiled for samples of type "uint8" or "uint16", as a function to hand to `step_epoch`.
 
     Called by name from a `prange` loop, it would be compiled anew with each of the layers that numba puts around the
-    loop: 1.7 s instead of 1.1 for all, by `python tests/benchmark.py startup`.
+    loop: 1.5 s instead of 0.85 for the first call of `python tests/benchmark.py startup`. Left out as well: a pass that
+    rewrites array expressions, and the garbage collector's walks through all that numba made at import, which stays.
     """
-    gc.freeze()  # what numba made at import stays; the collector would go through it again while it compiles
+    gc.freeze()
     vector, matrix, tiles = "float32[::1]", "float32[:, ::1]", "float32[:, :, ::1]"
     arrays = f"{tiles}, {matrix}, {samples_type}[:, :, ::1], {vector}, {tiles}, {tiles}, {tiles}"
     signature = f"void(int64, {arrays}, int64, float64, float64)"
@@ -318,13 +319,13 @@ def train(samples, maxvals, codes, decoder, epochs, learning_rate, betas=(0.80, 
     scratch = np.zeros((blocks, 2, tile_pixels), np.float32)
     code_momentum = np.zeros_like(codes)
     code_second_moment = np.zeros((images, 1), np.float32)
-    counted = 0.0  # epochs in a running sum, as it weighs them: what turns it into a mean
+    counted = 0.0  # epochs in a running sum, as it weighs them: what makes it a mean (Adam's correction of bias)
     began = time.perf_counter()
     for epoch in range(1, epochs + 1):
         decay = (1 + math.cos(math.pi * (epoch - 1) / epochs)) / 2
         beta = betas[1] - (betas[1] - betas[0]) * decay
         counted = beta * counted + 1
-        rate = learning_rate * decay / math.sqrt(counted)  # first moment over the root of the second, each by `counted`
+        rate = learning_rate * decay / math.sqrt(counted)  # for mean over root of mean square
         pixel_rate = rate / math.sqrt(latent_dim * max(latent_dim, images))
         codes_and_one[:, :-1] = codes
         sums[:] = 0
@@ -554,7 +555,8 @@ def run():
     if interrupts:
         raise KeyboardInterrupt
     for epoch, loss, seconds in train(samples, maxvals, codes, decoder, EPOCHS, LEARNING_RATE):
-        first_loss = loss if epoch == 1 else first_loss
+        if epoch == 1:
+            first_loss = loss
         if epoch % LOG_EVERY == 0 or epoch == EPOCHS or interrupts:
             print(f"epoch {epoch:{len(str(EPOCHS))}}/{EPOCHS}  loss {loss:.3e}  time {seconds:.2f} s", flush=True)
         if interrupts:

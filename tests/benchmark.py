@@ -1,13 +1,14 @@
 """How fast training is, next to the same work in NumPy, PyTorch and JAX (where installed), and next to the memory.
 
-    python tests/benchmark.py            all tables (some 15 minutes on 2 cores)
-    python tests/benchmark.py WORD       only those with WORD in their name: epoch, scale, threads, startup, largest
+    python tests/benchmark.py            all tables (some 25 minutes on 2 cores)
+    python tests/benchmark.py WORD       only those with WORD in their name: epoch, scale, threads, startup, memory, largest
 
 Contenders take turns, since a shared machine drifts: each figure is the median over the rounds, with the range behind
-it, and ratios are taken round by round. `pip install torch jax` for the peers. The largest case takes 7 GB of memory.
+it, and ratios are taken round by round. `pip install torch jax` for the peers. The largest case takes 20 GB of memory.
 """
 
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -206,25 +207,18 @@ CASES = [
 ]
 
 
-def work(pixels, latent_dim, images):
-    """What an epoch has to do, up to a factor: a sigmoid counts as 6 numbers of a code, a pixel's own step as 5."""
-    return pixels * (images * (latent_dim + 6) + 5)
-
-
 def predicted(pixels, latent_dim, images):
-    """Milliseconds an epoch on the machine of the README, by the formula there."""
-    weight = 0.06 if latent_dim <= 30 else 0.115  # a tile of 256 pixels fits the first-level cache, or does not
-    nanoseconds = 3 + images * (1.4 + weight * latent_dim)
-    nanoseconds += 0.10 * latent_dim * (4 * pixels * latent_dim > 2**25)  # the decoder comes from memory
-    nanoseconds += 0.35 * images * (5 * pixels * images > 2**25)  # so do samples and momentum
-    return 1e-6 * pixels * nanoseconds
+    """Milliseconds an epoch on the machine of the README, by the formula there (fitted to two runs of `table_scale`)."""
+    state = 4 * latent_dim + 5 * images + 8  # bytes a pixel: weights, bias, moments, samples
+    nanoseconds = 0.9 + images * (0.35 + 0.1 * latent_dim) + 0.023 * state * (pixels * state > 16e6)
+    return 0.045 + 1e-6 * pixels * nanoseconds
 
 
 def table_scale():
-    """Time over work, and time next to the README's formula."""
+    """Time over work, which is pixels x latent_dim x images, and time next to the README's formula."""
     runs = {case: this_program(pictures(case[0], case[2]), case[1]) for case in CASES}
     times = in_turns(runs, seconds=0.3)
-    unit = {case: 1e6 * statistics.median(values) / work(case[0] ** 2, *case[1:]) for case, values in times.items()}
+    unit = {(n, *by): 1e6 * statistics.median(values) / (n * n * by[0] * by[1]) for (n, *by), values in times.items()}
     print("  side  latent_dim  images         ms an epoch           ns by work   formula ms   measured / formula")
     for case, values in times.items():
         guess = predicted(case[0] ** 2, *case[1:])
@@ -330,19 +324,36 @@ def table_startup():
             print(f"  whole process, {name:8} {spread(values, 2)} s{over}")
 
 
-def table_largest():
-    """The largest case: 4096 x 4096 pixels, 8 images, latent_dim 64 (4.4 GB of weights)."""
-    samples = pictures(4096, 8)
-    run = this_program(samples, 64)
-    run(1)
-    times = []
-    for _ in range(5):
+def whole_program(side, latent_dim, images, epochs):
+    """Output of the program with these constants, the seconds that it took, and the bytes of memory at its peak."""
+    names = (("radial", "sine", "checkerboard") * images)[:images]
+    text = SCRIPT.read_text()
+    constants = {"WIDTH": side, "HEIGHT": side, "LATENT_DIM": latent_dim, "IMAGES": names, "EPOCHS": epochs}
+    for name, value in constants.items():
+        text = re.sub(rf"(?m)^{name} = .*", f"{name} = {value!r}", text)
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder, SCRIPT.name)
+        script.write_text(text)
         began = time.perf_counter()
-        run(1)
-        times.append(time.perf_counter() - began)
-    with open("/proc/self/status") as status:
-        peak = next(line for line in status if line.startswith("VmHWM"))
-    print(f"  {spread(times, 2)} s an epoch, {' '.join(peak.split())}")
+        process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+        output = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        assert status == 0
+        return output, time.perf_counter() - began, 1024 * usage.ru_maxrss
+
+
+def table_memory():
+    """Memory at the peak of the whole program, next to the README's formula."""
+    for case in ((256, 16, 3), (256, 16, 300), (1024, 16, 3), (512, 64, 30), (256, 327, 3), (1024, 64, 3), (2048, 64, 3)):
+        guess = 0.15e9 + nc.memory_needed(case[2], case[0] ** 2, case[1])
+        peak = whole_program(*case, epochs=2)[2]
+        print(f"{case[0]:6}{case[1]:5}{case[2]:5}{peak / 1e9:8.2f} GB, formula {guess / 1e9:.2f}, measured / formula {peak / guess:.2f}")
+
+
+def table_largest():
+    """The largest case: the whole program on 8 images of 4096 x 4096 pixels at latent_dim 64, 300 epochs."""
+    output, seconds, peak = whole_program(4096, 64, 8, epochs=300)
+    print(re.sub(r"(?m)^epoch .*0/300 .*\n", "", output), f"{seconds:.0f} s, {peak / 1e9:.1f} GB")
 
 
 if __name__ == "__main__":
