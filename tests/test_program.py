@@ -305,6 +305,14 @@ def test_learning_rate_that_diverges(run_imported, tmp_path):
     assert (tmp_path / "outputs" / "final_decoded_0.pgm").read_bytes() == b"earlier"
 
 
+def test_the_default_learning_rate_is_never_refused(run_imported, tmp_path):
+    """A picture that is all but mid-grey is nearly there at the first epoch, and further away at the second."""
+    write_pgm(tmp_path / "grey.pgm", np.full((24, 32), 127))
+    status, output, errors = run_imported(**{**SMALL, "IMAGES": ("grey.pgm",), "EPOCHS": 2, "LOG_EVERY": 1})
+    first, last = map(float, re.findall(r"loss (\S+)", output))
+    assert (status, errors) == (0, "") and last > first
+
+
 def test_help_and_other_arguments():
     status, output, errors = run_process(SCRIPT, "--help")
     assert status == 0 and "python neural_compression.py" in output and errors == ""
