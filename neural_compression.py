@@ -334,7 +334,7 @@ def train(samples, maxvals, codes, decoder, epochs, learning_rate, betas=(0.80, 
         gradient, loss = total[:, :-1], float(total[:, -1].sum()) / (images * pixels)
         code_momentum = beta * code_momentum + gradient
         code_second_moment = beta * code_second_moment + (gradient**2).mean(axis=1, keepdims=True)
-        codes -= code_rate * rate * code_momentum / (np.sqrt(code_second_moment) + 1e-12)
+        codes -= code_rate * rate * code_momentum / (np.sqrt(code_second_moment) + TINY)
         yield epoch, loss, time.perf_counter() - began
 
 

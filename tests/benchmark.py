@@ -1,10 +1,10 @@
 """How fast training is, next to the same work in NumPy, PyTorch and JAX (where installed), and next to the memory.
 
-    python tests/benchmark.py            all tables (some 25 minutes on 2 cores)
+    python tests/benchmark.py            all tables (some 20 minutes on 2 cores)
     python tests/benchmark.py WORD       only those with WORD in their name: epoch, scale, threads, startup, memory, largest
 
 Contenders take turns, since a shared machine drifts: each figure is the median over the rounds, with the range behind
-it, and ratios are taken round by round. `pip install torch jax` for the peers. The largest case takes 20 GB of memory.
+it, and ratios are taken round by round. Needs tests/requirements.txt, and torch and jax for the peers. The largest case takes 20 GB of memory.
 """
 
 import os
@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-SCRIPT = Path(__file__).resolve().parent.parent / "neural_compression.py"
-sys.path.insert(0, str(SCRIPT.parent))
-import neural_compression as nc  # noqa: E402
+from conftest import SCRIPT, edit
+
+import neural_compression as nc  # conftest has put its folder on the path
 
 ROUNDS = 7
 
@@ -328,13 +328,8 @@ def table_startup():
 def whole_program(side, latent_dim, images, epochs):
     """Output of the program with these constants, the seconds that it took, and the bytes of memory at its peak."""
     names = (("radial", "sine", "checkerboard") * images)[:images]
-    text = SCRIPT.read_text()
-    constants = {"WIDTH": side, "HEIGHT": side, "LATENT_DIM": latent_dim, "IMAGES": names, "EPOCHS": epochs}
-    for name, value in constants.items():
-        text = re.sub(rf"(?m)^{name} = .*", f"{name} = {value!r}", text)
     with tempfile.TemporaryDirectory() as folder:
-        script = Path(folder, SCRIPT.name)
-        script.write_text(text)
+        script = edit(Path(folder), WIDTH=side, HEIGHT=side, LATENT_DIM=latent_dim, IMAGES=names, EPOCHS=epochs)
         began = time.perf_counter()
         process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
         output = process.stdout.read()
