@@ -4,7 +4,8 @@
     python tests/benchmark.py WORD       only those with WORD in their name: epoch, scale, threads, startup, memory, largest
 
 Contenders take turns, since a shared machine drifts: each figure is the median over the rounds, with the range behind
-it, and ratios are taken round by round. Needs tests/requirements.txt, and torch and jax for the peers. The largest case takes 20 GB of memory.
+it, and ratios are taken round by round. Needs tests/requirements.txt, and torch and jax for the peers. The largest case
+takes 20 GB of memory.
 """
 
 import os
