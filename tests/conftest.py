@@ -1,5 +1,10 @@
-"""Ways to run the program: imported, with its constants replaced, or as its user does, an edited copy in a subprocess."""
+"""Ways to run the program: imported, or as its user does, an edited copy in a process of its own.
 
+The constants are those of DEFAULTS unless a test names others, whatever the script says now.
+"""
+
+import ast
+import json
 import os
 import re
 import subprocess
@@ -9,6 +14,21 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).resolve().parent.parent / "neural_compression.py"
+DEFAULTS = {
+    "WIDTH": 256,
+    "HEIGHT": 256,
+    "IMAGES": ("radial", "sine", "checkerboard"),
+    "SINE_FREQUENCY": 40,
+    "CHECKER_SQUARES": 16,
+    "LATENT_DIM": 16,
+    "EPOCHS": 1000,
+    "LEARNING_RATE": 1.0,
+    "ROUNDING_LOSS": 0.05,
+    "LOG_EVERY": 10,
+    "SEED": 0,
+    "OUTPUT_DIR": "outputs",
+}
+CHILDREN = []  # processes started by the test that is running
 sys.path.insert(0, str(SCRIPT.parent))
 
 
@@ -17,17 +37,21 @@ def program():
     """The script as a module."""
     import neural_compression
 
+    assert set(DEFAULTS) <= set(vars(neural_compression))
+    vars(neural_compression).update(DEFAULTS)
     return neural_compression
 
 
 @pytest.fixture
 def run_imported(program, monkeypatch, tmp_path, capsys):
-    """Function that runs main() with some constants replaced, in a folder of its own: (status, stdout, stderr)."""
+    """Function that runs main() with some constants replaced: (status, stdout, stderr).
+
+    What isn't named is as in DEFAULTS, and the script's folder is the test's own.
+    """
     monkeypatch.setattr(program, "__file__", str(tmp_path / "neural_compression.py"))
 
     def run(**constants):
-        for name, value in constants.items():
-            assert hasattr(program, name)
+        for name, value in {**DEFAULTS, **constants}.items():
             monkeypatch.setattr(program, name, value)
         status = program.main([])
         return status, *capsys.readouterr()
@@ -36,28 +60,77 @@ def run_imported(program, monkeypatch, tmp_path, capsys):
 
 
 def edit(folder, **constants):
-    """Copy the script into `folder` with the lines of some constants edited; returns the copy's path."""
-    text = SCRIPT.read_text()
-    for name, value in constants.items():
-        text, count = re.subn(rf"(?m)^{name} = .*?  #", lambda _: f"{name} = {value!r}  #", text)
-        assert count == 1, f"no line for {name}"
+    """Copy the script into `folder` with DEFAULTS and these constants; returns the copy's path."""
+    lines = SCRIPT.read_text().splitlines(keepends=True)
+    constants = {**DEFAULTS, **constants}
+    for node in reversed(ast.parse("".join(lines)).body):
+        name = node.targets[0].id if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) else None
+        if name in constants:
+            lines[node.lineno - 1 : node.end_lineno] = [f"{name} = {constants.pop(name)!r}\n"]
+    assert not constants, f"no line for {list(constants)}"
     copy = folder / "neural_compression.py"
-    copy.write_text(text)
+    copy.write_text("".join(lines))
     return copy
 
 
+@pytest.fixture(scope="session")
+def adjustable(tmp_path_factory):
+    """A compiled copy that takes constants from the environment: one compilation for many runs."""
+    folder = tmp_path_factory.mktemp("adjustable")
+    copy = edit(folder)
+    hook = "import json\nglobals().update(json.loads(os.environ['CONSTANTS']))\n\n"
+    copy.write_text(re.sub(r"(?m)^(class|def|@)", hook + r"\1", copy.read_text(), count=1))
+    small = constants(WIDTH=8, HEIGHT=8, IMAGES=["radial"], EPOCHS=1, OUTPUT_DIR="compiling")
+    status, _, errors = run_process(copy, **small)
+    assert (status, errors) == (0, "")
+    return copy
+
+
+def constants(**values):
+    """The environment that sets constants of the `adjustable` copy."""
+    return {"CONSTANTS": json.dumps({**DEFAULTS, **values}, default=str)}
+
+
+def start(command, environment, **options):
+    """Start a process whose output can be read; it ends with the test at the latest."""
+    inherited = {**os.environ}
+    for name in ("PYTHONUNBUFFERED", "PYTHONIOENCODING", "NUMBA_CACHE_DIR", "GOMP_SPINCOUNT"):
+        inherited.pop(name, None)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8", "errors": "replace"}
+    CHILDREN.append(subprocess.Popen(command, env={**inherited, **environment}, **{**pipes, **options}))
+    return CHILDREN[-1]
+
+
+def finish(process):
+    """Wait for the end of a process: (status, stdout, stderr)."""
+    try:
+        output, errors = process.communicate(timeout=600)
+    finally:
+        process.kill()
+        process.wait()
+    return process.returncode, output, errors
+
+
+@pytest.fixture(autouse=True)
+def no_child_is_left():
+    yield
+    while CHILDREN:
+        process = CHILDREN.pop()
+        process.kill()
+        process.wait()
+        for pipe in (process.stdout, process.stderr):
+            if pipe:
+                pipe.close()
+
+
 def start_process(copy, *arguments, **environment):
-    return subprocess.Popen(
-        [sys.executable, str(copy), *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment},
-    )  # fmt: skip
+    """Start a copy of the script."""
+    return start([sys.executable, str(copy), *arguments], environment)
 
 
 def run_process(copy, *arguments, **environment):
     """Run a copy of the script to its end: (status, stdout, stderr)."""
-    process = start_process(copy, *arguments, **environment)
-    output, errors = process.communicate(timeout=120)
-    return process.returncode, output, errors
+    return finish(start_process(copy, *arguments, **environment))
 
 
 def contents(folder):

@@ -1,7 +1,10 @@
-"""Patterns against pixels computed by hand, PGM files against Pillow and against the specification's words."""
+"""Patterns against pixels computed by hand, files against Pillow and Netpbm's rules, patches against small examples."""
 
 import io
-from functools import partial
+import os
+import sys
+import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -9,151 +12,325 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-
-def write(folder, content):
-    path = folder / "picture.pgm"
-    path.write_bytes(content)
-    return path
+# ---------------------------------------------------------------------------- patterns
 
 
-def test_radial(program):
-    picture = program.draw(program.radial, 256, 256)
-    assert picture[128, 128] == 255  # the centre
-    assert picture[0, 0] == 0  # the corner that is farthest away
+def test_radial_is_white_at_the_centre_and_black_in_the_corner(program):
+    picture = program.draw("radial", 256, 256)
+    assert picture[128, 128] == 255 and picture[0, 0] == 0
     assert picture[128, 0] == 75  # 255 (1 - 128 / (128 sqrt 2)) = 74.7
     assert picture[64, 128] == picture[128, 64] == picture[192, 128] == 165  # 255 (1 - 64 / 181.02) = 164.8
-    assert program.draw(program.radial, 8, 2)[1].tolist() == [8, 69, 131, 193, 255, 193, 131, 69]
 
 
-def test_sine(program):
-    picture = program.draw(partial(program.sine, frequency=1), 8, 8)
+def test_radial_of_a_wide_picture(program):
+    # sqrt(4^2 + 1) = 4.123 to the corner; second row: 255 (1 - distance / 4.123) for 4, 3, 2, 1, 0, ...
+    assert program.draw("radial", 8, 2)[1].tolist() == [8, 69, 131, 193, 255, 193, 131, 69]
+    assert np.array_equal(program.draw("radial", 2, 8), program.draw("radial", 8, 2).T)
+
+
+def test_sine_with_one_period(program, monkeypatch):
+    monkeypatch.setattr(program, "SINE_FREQUENCY", 1)
+    picture = program.draw("sine", 8, 8)
     assert (picture[0] == 128).all() and (picture[:, 4] == 128).all()  # 127.5 goes up, whatever sin(pi) rounds to
     assert picture[2, 2] == picture[6, 6] == 255
     assert picture[2, 6] == picture[6, 2] == 0
     assert picture[1, 1] == 191  # (1 + 1/2) / 2 of 255 = 191.25
-    default = program.draw(partial(program.sine, frequency=40), 256, 256)
-    assert (default[::16] == 128).all()  # sin(2 pi 40 y / 256) = 0 where 5 y / 16 is whole
 
 
-def test_sine_by_hand(program):
-    """The corner of the default pattern, from the sines of multiples of 5/16 turns."""
-    default = program.draw(partial(program.sine, frequency=40), 256, 256)
-    turns = [np.sin(np.deg2rad(n * 56.25)) for n in range(6)]
+def test_sine_of_a_wide_picture(program, monkeypatch):
+    monkeypatch.setattr(program, "SINE_FREQUENCY", 1)
+    # across sin = 0, r, 1, r, 0, -r, -1, -r with r = 0.7071; down sin = 0, 1, 0, -1
+    up, down = [128, 218, 255, 218, 128, 37, 0, 37], [128, 37, 0, 37, 128, 218, 255, 218]
+    assert program.draw("sine", 8, 4).tolist() == [[128] * 8, up, [128] * 8, down]
+    assert program.draw("sine", 4, 8).T.tolist() == [[128] * 8, up, [128] * 8, down]
+
+
+def test_sine_with_40_periods(program, monkeypatch):
+    monkeypatch.setattr(program, "SINE_FREQUENCY", 40)
+    picture = program.draw("sine", 256, 256)
+    assert (picture[::16] == 128).all()  # sin(2 pi 40 y / 256) = 0 where 5 y / 16 is whole
+    turns = [np.sin(np.deg2rad(n * 56.25)) for n in range(6)]  # 40 / 256 of a turn per pixel
     for y in range(6):
         for x in range(6):
-            assert abs(int(default[y, x]) - 255 * (1 + turns[x] * turns[y]) / 2) <= 0.5 + 1e-6
+            assert abs(int(picture[y, x]) - 255 * (1 + turns[x] * turns[y]) / 2) <= 0.5 + 1e-6
 
 
-def test_checkerboard(program):
-    picture = program.draw(partial(program.checkerboard, squares=16), 256, 256)
+def test_checkerboard_starts_white_and_has_equal_squares(program, monkeypatch):
+    monkeypatch.setattr(program, "CHECKER_SQUARES", 16)
+    picture = program.draw("checkerboard", 256, 256)
     assert picture[0, 0] == picture[15, 15] == picture[16, 16] == 255
     assert picture[0, 16] == picture[16, 0] == picture[15, 16] == 0
-    uneven = program.draw(partial(program.checkerboard, squares=3), 7, 5)
-    assert uneven.tolist()[0] == [255, 255, 255, 0, 0, 255, 255]
-    assert uneven[:, 0].tolist() == [255, 255, 0, 0, 255]
+    assert np.count_nonzero(picture == 255) == np.count_nonzero(picture == 0) == 256 * 128
 
 
-@pytest.mark.parametrize("width, height", [(1, 1), (7, 5), (64, 48)])
-def test_patterns_at_odd_sizes(program, width, height):
-    for pattern in (
-        program.radial,
-        partial(program.sine, frequency=40),
-        partial(program.checkerboard, squares=min(width, height)),
-    ):
-        picture = program.draw(pattern, width, height)
+def test_checkerboard_whose_squares_cannot_be_equal(program, monkeypatch):
+    monkeypatch.setattr(program, "CHECKER_SQUARES", 3)
+    white, black = [255, 255, 255, 0, 0, 255, 255], [0, 0, 0, 255, 255, 0, 0]
+    assert program.draw("checkerboard", 7, 5).tolist() == [white, white, black, black, white]
+
+
+@pytest.mark.parametrize("width, height", [(1, 1), (7, 5), (5, 7), (64, 48)])
+def test_patterns_have_the_size_asked_for(program, monkeypatch, width, height):
+    monkeypatch.setattr(program, "SINE_FREQUENCY", 40)
+    monkeypatch.setattr(program, "CHECKER_SQUARES", min(width, height))
+    for name in ("radial", "sine", "checkerboard"):
+        picture = program.draw(name, width, height)
         assert picture.shape == (height, width) and picture.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    "pattern, constant, value",
+    [
+        *[("sine", "SINE_FREQUENCY", value) for value in (-1, float("nan"), float("inf"), "40", None, True)],
+        *[("checkerboard", "CHECKER_SQUARES", value) for value in (0, -1, 2.0, "2", None, True, 5)],
+    ],
+)  # 5 squares are more than the 4 rows
+def test_a_pattern_refuses_a_wrong_constant_by_name(program, monkeypatch, pattern, constant, value):
+    monkeypatch.setattr(program, constant, value)
+    with pytest.raises(program.Refused, match=f"^{constant} = ") as refusal:
+        program.draw(pattern, 8, 4)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_pattern_accepts_the_ends_of_its_constants_range(program, monkeypatch):
+    monkeypatch.setattr(program, "SINE_FREQUENCY", 0)
+    assert (program.draw("sine", 8, 4) == 128).all()
+    for squares in (1, 4, np.int64(4)):
+        monkeypatch.setattr(program, "CHECKER_SQUARES", squares)
+        assert np.count_nonzero(program.draw("checkerboard", 8, 4)) == (32 if squares == 1 else 16)
+
+
+def test_a_pattern_does_not_mind_the_constant_of_another(program, monkeypatch):
+    monkeypatch.setattr(program, "SINE_FREQUENCY", "wrong")
+    monkeypatch.setattr(program, "CHECKER_SQUARES", 16)
+    assert program.draw("radial", 8, 4).shape == (4, 8)
+    monkeypatch.setattr(program, "SINE_FREQUENCY", 1)
+    assert program.draw("sine", 8, 4).shape == (4, 8)
+
+
+@pytest.mark.parametrize(
+    "pattern, picture",
+    [
+        (lambda x, y, width, height: 0.5, [[128] * 3] * 2),  # a scalar is a picture of one grey
+        (lambda x, y, width, height: True, [[255] * 3] * 2),
+        (lambda x, y, width, height: x == y, [[255, 0, 0], [0, 255, 0]]),
+        (lambda x, y, width, height: x / (width - 1), [[0, 128, 255]] * 2),
+        (lambda x, y, width, height: (y / (height - 1)).astype(np.float32), [[0] * 3, [255] * 3]),
+        (lambda x, y, width, height: 1 + 1e-12 - 0 * x, [[255] * 3] * 2),  # rounding errors are no mistake
+        (lambda x, y, width, height: -1e-12 - 0 * x, [[0] * 3] * 2),
+    ],
+)
+def test_a_pattern_of_ones_own(program, monkeypatch, pattern, picture):
+    monkeypatch.setitem(program.PATTERNS, "mine", pattern)
+    drawn = program.draw("mine", 3, 2)
+    assert drawn.tolist() == picture and drawn.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        lambda x, y, width, height: x / (width - 1) + 0.01,
+        lambda x, y, width, height: x / (width - 1) - 0.01,
+        lambda x, y, width, height: 255 * (x > 0),
+        lambda x, y, width, height: np.where(x == 1, np.nan, 0.5),
+        lambda x, y, width, height: float("nan"),
+        lambda x, y, width, height: float("inf"),
+        lambda x, y, width, height: (x / width).T,
+        lambda x, y, width, height: np.zeros((height + 1, width)),
+        lambda x, y, width, height: np.zeros((1, height, width)),
+        lambda x, y, width, height: np.zeros(0),
+        lambda x, y, width, height: [[0.5], [0.5, 0.5]],
+        lambda x, y, width, height: None,
+        lambda x, y, width, height: "grey",
+        lambda x, y, width, height: np.full((height, width), "0.5"),
+        lambda x, y, width, height: {},
+        lambda x, y, width, height: 0.1j * x,
+    ],
+    ids="above below bytes NaN all-NaN infinite transposed tall deep empty ragged None string strings dict complex".split(),
+)
+def test_a_pattern_that_returns_something_else_is_refused_by_name(program, monkeypatch, pattern):
+    monkeypatch.setitem(program.PATTERNS, "mine", pattern)
+    with pytest.raises(program.Refused) as refusal:
+        program.draw("mine", 3, 2)
+    assert str(refusal.value) == "pattern mine: has to return 2 x 3 numbers from 0 to 1"
 
 
 def test_to_grey_rounds_to_the_nearest_level(program):
     values = np.array([0, 0.4999, 0.5, 1.4999, 1.5, 254.4999, 254.5, 255]) / 255
     assert program.to_grey(values).tolist() == [0, 0, 1, 1, 2, 254, 255, 255]
     assert program.to_grey(np.arange(256, dtype=np.float32) / np.float32(255)).tolist() == list(range(256))
+    assert program.to_grey(np.arange(256) / 255).tolist() == list(range(256))
 
 
-def test_pgm_is_read_back_by_pillow_and_by_itself(program, tmp_path):
-    picture = np.random.default_rng(1).integers(0, 256, (5, 7), np.uint8)
-    program.write_file(tmp_path / "picture.pgm", program.pgm(picture))
-    with Image.open(tmp_path / "picture.pgm") as image:
-        assert image.format == "PPM" and image.mode == "L" and image.size == (7, 5)
-        assert np.array_equal(np.asarray(image), picture)
-    samples, maxval = program.read_pgm(tmp_path / "picture.pgm")
-    assert maxval == 255 and np.array_equal(samples, picture)
-    assert [path.name for path in tmp_path.iterdir()] == ["picture.pgm"]
+def test_to_grey_rounds_a_half_up_if_it_came_out_a_hair_below(program):
+    assert program.to_grey(np.array([0.5 - 1e-14, 0.5 - 1e-8])).tolist() == [128, 127]
 
 
-def test_read_pgm_written_by_pillow(program, tmp_path):
-    picture = np.random.default_rng(2).integers(0, 256, (4, 3), np.uint8)
-    Image.fromarray(picture).save(tmp_path / "picture.pgm")
-    assert np.array_equal(program.read_pgm(tmp_path / "picture.pgm")[0], picture)
+# --------------------------------------------------------------------------- PGM files
+
+READ = [
+    (b"P5 2 1 255\n\x00\xff", [[0, 255]], 255),
+    (b"P5\n# made by hand\n2 1\n#\n# twice\n255\n\x0a\x20", [[10, 32]], 255),  # samples that look like space
+    (b"P5\r\n2\t1 #width, height\r\n255\n##", [[35, 35]], 255),
+    (b"P5\v2\f1#old Mac\r255\r\x01\x02", [[1, 2]], 255),
+    (b"P5 1 1 1 \x01", [[1]], 1),
+    (b"P5 1 2 256 \x01\x00\x00\x07", [[256], [7]], 256),  # two bytes per sample, big-endian
+    (b"P5 1 1 65535 \xff\xfe", [[65534]], 65535),
+    (b"P5 1 1 255#c\n\x07", [[7]], 255),
+    (b"P5 1 1 255 \x07\n", [[7]], 255),  # an editor's newline at the end
+    (b"P5 2 1 255 \x07\n", [[7, 10]], 255),
+    (b"P2 3 1 15\n0 7\n\t15", [[0, 7, 15]], 15),
+    (b"P2 2 3 15\n1 2 3 4 5 6", [[1, 2], [3, 4], [5, 6]], 15),
+    (b"P2\n# plain\n2 2\n255\n1 2 # a comment\n3 4\n", [[1, 2], [3, 4]], 255),
+    (b"P2 2 1 255 1#99\r2#88", [[1, 2]], 255),  # a carriage return ends a comment, as does the file
+    (b"P2 2 1 255 1#99\n2", [[1, 2]], 255),
+    (b"P2 0002 1 1000 0999 1000", [[999, 1000]], 1000),
+    (b"P2 1 1 65535 65535", [[65535]], 65535),
+]
 
 
-@pytest.mark.parametrize(
-    "content, samples, maxval",
-    [
-        (b"P5 2 1 255\n\x00\xff", [[0, 255]], 255),
-        (b"P5\n# made by hand\n2 1\n#\n# twice\n255\n\x0a\x20", [[10, 32]], 255),  # samples that look like space
-        (b"P5\r\n2\t1 #width, height\r\n255\n##", [[35, 35]], 255),
-        (b"P5 1 1 1 \x01", [[1]], 1),
-        (b"P5 1 2 256 \x01\x00\x00\x07", [[256], [7]], 256),  # two bytes a sample, big-endian
-        (b"P5 1 1 65535 \xff\xfe", [[65534]], 65535),
-        (b"P5 1 1 255#c\n\x07", [[7]], 255),
-        (b"P5 1 1 255 \x07\n", [[7]], 255),  # an editor's newline at the end
-        (b"P2 3 1 15\n0 7\n\t15", [[0, 7, 15]], 15),
-        (b"P2\n# plain\n2 2\n255\n1 2 # a comment\n3 4\n", [[1, 2], [3, 4]], 255),
-        (b"P2 0002 1 1000 0999 1000", [[999, 1000]], 1000),
-    ],
-)
-def test_pgm_as_the_specification_has_it(program, tmp_path, content, samples, maxval):
-    read, most = program.read_pgm(write(tmp_path, content))
-    assert read.tolist() == samples and most == maxval
-    assert read.dtype == (np.uint8 if maxval < 256 else np.uint16)
+@pytest.mark.parametrize("content, samples, maxval", READ)
+def test_pgm_as_netpbm_specifies_it(program, content, samples, maxval):
+    picture, most = program.parse_pgm(content)
+    assert picture.tolist() == (np.array(samples) / maxval).tolist()
+    assert most == maxval and picture.dtype == np.float64
 
 
-@pytest.mark.parametrize(
-    "content, problem",
-    [
-        (b"", "has to start with P5 or P2"),
-        (b"P5", "has to start"),
-        (b"P6 1 1 255 abc", "has to start"),
-        (b"\x89PNG\r\n", "has to start"),
-        (b"P5 1 1 255", "has to start"),
-        (b"P5 -1 1 255 a", "has to start"),
-        (b"P5 1.5 1 255 a", "has to start"),
-        (b"P52 1 255 ab", "has to start"),
-        (b"P5 1 1 # no end", "has to start"),
-        (b"P5 0 1 255 ", "1 x 1 or more"),
-        (b"P5 1 0 255 ", "1 x 1 or more"),
-        (b"P5 1 1 0 a", "maxval 0"),
-        (b"P5 1 1 65536 ab", "maxval 65536"),
-        (b"P5 2 2 255 abc", "take 4 bytes, and 3 are there"),
-        (b"P5 1 1 256 a", "take 2 bytes, and 1 are there"),
-        (b"P5 1 1 255 ab", "1 bytes too many"),
-        (b"P5 1 1 255\n# late\na", "too many"),
-        (b"P5 1 1 9 a", "sample 97 is above maxval 9"),
-        (b"P5 1 1 300 \x02\x00", "sample 512 is above maxval 300"),
-        (b"P5 999999999 999999999 65535 a", "are there"),
-        (b"P2 999999999 999999999 255 1", "are there"),
-        (b"P2 2 1 255 1", "takes 2 samples, and 1 are there"),
-        (b"P2 2 1 255 ", "takes 2 samples, and 0 are there"),
-        (b"P2 1 1 255 1 2", "takes 1 samples, and 2 are there"),
-        (b"P2 1 1 255 -1", "whole numbers"),
-        (b"P2 1 1 255 1e1", "whole numbers"),
-        (b"P2 1 1 255 256", "above maxval"),
-        (b"P2 1 1 255 " + b"9" * 400, "above maxval"),
-    ],
-)
-def test_broken_pgm_is_refused_by_name(program, tmp_path, content, problem):
-    path = write(tmp_path, content)
+@pytest.mark.parametrize("content, samples, maxval", READ)
+def test_a_file_is_read_like_its_bytes(program, tmp_path, capsys, content, samples, maxval):
+    path = tmp_path / "picture.pgm"
+    path.write_bytes(content)
+    picture = program.read_picture(path)
+    assert picture.tolist() == [[int(255 * sample / maxval + 0.5) for sample in row] for row in samples]
+    assert picture.dtype == np.uint8
+    lines = capsys.readouterr().out.splitlines()
+    if maxval < 256:
+        assert not lines
+    else:
+        assert len(lines) == 1 and lines[0].startswith("picture.pgm: ") and "8 are kept" in lines[0]
+
+
+def test_the_bits_of_a_picture_are_counted(program, tmp_path, capsys):
+    for maxval, bits in ((255, None), (256, 9), (1023, 10), (65535, 16)):
+        (tmp_path / "picture.pgm").write_bytes(b"P2 1 1 %d 1" % maxval)
+        program.read_picture(tmp_path / "picture.pgm")
+        out = capsys.readouterr().out
+        assert f" {bits} bits" in out if bits else not out
+
+
+BROKEN = [
+    (b"P5", "a PGM file"),
+    (b"P6 1 1 255 abc", "a PGM file"),
+    (b"\x89PNG\r\n", "a PGM file"),
+    (b" P5 1 1 255 a", "a PGM file"),
+    (b"P5 1 1 255", "a PGM file"),
+    (b"P5 -1 1 255 a", "a PGM file"),
+    (b"P5 1.5 1 255 a", "a PGM file"),
+    (b"P52 1 255 ab", "a PGM file"),
+    (b"P5 1 1 # no end", "a PGM file"),
+    (b"P5 1 1 9999999999 a", "a PGM file"),
+    (b"P5 0 1 255 ", "a PGM file"),
+    (b"P5 1 0 255 ", "a PGM file"),
+    (b"P2 0 1 255 ", "a PGM file"),
+    (b"P5 1 1 0 \0", "a PGM file"),
+    (b"P2 1 1 0 0", "a PGM file"),
+    (b"P5 1 1 65536 ab", "a PGM file"),
+    (b"P2 1 1 65536 1", "a PGM file"),
+    (b"P5 2 2 255 abc", "2 x 2 samples"),
+    (b"P5 1 1 256 \0", "1 x 1 samples"),
+    (b"P5 1 1 255 ab", "1 x 1 samples"),
+    (b"P5 1 1 255 a" + b" " * 200, "1 x 1 samples"),  # more than an editor adds: the size is wrong
+    (b"P5 1 1 255\n# late\na", "1 x 1 samples"),
+    (b"P5 1 1 9 a", "from 0 to 9"),
+    (b"P5 1 1 300 \x02\x00", "from 0 to 300"),
+    (b"P5 999999999 999999999 65535 a", "999999999 x 999999999 samples"),
+    (b"P2 999999999 999999999 255 1", "999999999 x 999999999 samples"),
+    (b"P2 2 1 255 1", "2 x 1 samples"),
+    (b"P2 2 1 255 ", "2 x 1 samples"),
+    (b"P2 2 1 255 1 # 2", "2 x 1 samples"),
+    (b"P2 1 1 255 1 2", "1 x 1 samples"),
+    (b"P2 1 1 255 -1", "from 0 to 255"),
+    (b"P2 1 1 255 1e1", "from 0 to 255"),
+    (b"P2 1 1 255 1.0", "from 0 to 255"),
+    (b"P2 1 1 255 nan", "from 0 to 255"),
+    (b"P2 1 1 255 256", "from 0 to 255"),
+    (b"P2 1 1 255 " + b"9" * 400, "from 0 to 255"),
+]
+
+
+@pytest.mark.parametrize("content, problem", [(b"", "a PGM file"), *BROKEN])
+def test_broken_pgm_is_refused_in_one_line(program, content, problem):
     with pytest.raises(program.Refused) as refusal:
-        program.read_pgm(path)
-    message = str(refusal.value)
-    assert message.startswith(str(path)) and problem in message and "\n" not in message
+        program.parse_pgm(content)
+    assert problem in str(refusal.value) and "\n" not in str(refusal.value)
 
 
-def test_what_is_no_file_is_refused(program, tmp_path):
-    for path in (tmp_path, tmp_path / "missing.pgm", write(tmp_path, b"") / "below"):
-        with pytest.raises(program.Refused, match="file"):
-            program.read_pgm(path)
+@pytest.mark.parametrize("content", [b"", *[content for content, _ in BROKEN]])
+def test_a_broken_file_is_refused_by_its_path(program, tmp_path, content):
+    path = tmp_path / "picture.pgm"
+    path.write_bytes(content)
+    with pytest.raises(program.Refused) as refusal:
+        program.read_picture(path)
+    assert str(refusal.value).startswith(f"{path}: ") and "\n" not in str(refusal.value)
+
+
+def test_what_is_no_file_is_refused_by_its_path(program, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "dangling").symlink_to(tmp_path / "gone")
+    for path in (tmp_path, tmp_path / "missing.pgm", tmp_path / "file" / "below", tmp_path / "dangling", tmp_path / ("x" * 300)):
+        with pytest.raises(program.Refused) as refusal:
+            program.read_picture(path)
+        assert str(refusal.value).startswith(f"{path}: ") and "\n" not in str(refusal.value)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(program, tmp_path):
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("no named pipes here")
+    os.mkfifo(tmp_path / "pipe")
+    problems = []
+
+    def read():
+        try:
+            program.read_picture(tmp_path / "pipe")
+        except program.Refused as refusal:
+            problems.append(str(refusal))
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert len(problems) == 1 and problems[0].startswith(f"{tmp_path / 'pipe'}: ")
+
+
+def test_an_unreadable_file_is_refused(program, tmp_path):
+    path = tmp_path / "picture.pgm"
+    path.write_bytes(b"P5 1 1 255 a")
+    path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("this user may read everything")
+    with pytest.raises(program.Refused) as refusal:
+        program.read_picture(path)
+    assert str(refusal.value).startswith(f"{path}: ") and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("header", [b"P5 256 256 255\n", b"P5 256 256 65535\n", b"P6 256 256 255\n", b""])
+def test_a_huge_file_is_refused_without_being_read(program, tmp_path, header):
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "picture.pgm"
+    with open(path, "wb") as file:
+        file.write(header)
+        file.truncate(3 * 10**9)  # without blocks on disk
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(program.Refused):
+        program.read_picture(path)
+    path.unlink()
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown * (1 if sys.platform == "darwin" else 1024) < 300e6
+
+
+def test_a_link_to_a_picture_is_read(program, tmp_path):
+    (tmp_path / "picture.pgm").write_bytes(b"P5 1 1 255 a")
+    (tmp_path / "link").symlink_to("picture.pgm")
+    assert program.read_picture(tmp_path / "link").tolist() == [[97]]
 
 
 @settings(max_examples=200, deadline=None)
@@ -162,48 +339,197 @@ def test_what_is_no_file_is_refused(program, tmp_path):
     separators=st.lists(st.sampled_from([b" ", b"\n", b"\t", b"\r\n", b" # words 1 2\n", b"#\r"]), min_size=4, max_size=4),
     seed=st.integers(0, 2**32),
 )  # fmt: skip
-def test_every_pgm_is_read_as_written(program, tmp_path_factory, width, height, maxval, plain, separators, seed):
+def test_every_pgm_is_read_as_written(program, width, height, maxval, plain, separators, seed):
     samples = np.random.default_rng(seed).integers(0, maxval, (height, width), endpoint=True)
-    separators[3] = separators[3] if plain else separators[3][-1:]  # one byte before a binary raster
+    last = separators[3] if plain else separators[3][-1:]  # one byte before a binary raster
     header = b"P%d%b%d%b%d%b%d%b" % (
-        2 if plain else 5, separators[0], width, separators[1], height, separators[2], maxval, separators[3],
+        2 if plain else 5, separators[0], width, separators[1], height, separators[2], maxval, last,
     )  # fmt: skip
-    raster = b" ".join(b"%d" % s for s in samples.flat) if plain else samples.astype(">u2" if maxval > 255 else "u1").tobytes()
-    path = write(tmp_path_factory.getbasetemp(), header + raster)
-    read, most = program.read_pgm(path)
-    assert most == maxval and np.array_equal(read, samples)
+    if plain:
+        raster = separators[3].join(b"%d" % sample for sample in samples.flat)
+    else:
+        raster = samples.astype(">u2" if maxval > 255 else "u1").tobytes()
+    picture, most = program.parse_pgm(header + raster)
+    assert most == maxval and np.array_equal(picture, samples / maxval)
 
 
-def test_mutated_pgm_files_are_read_or_refused(program, tmp_path):
-    """100,000 files with bytes changed, cut, doubled or put in: a picture of the header's size, or one line."""
+def test_mutated_pgm_contents_are_read_or_refused(program):
+    """100,000 contents with bytes changed, cut, doubled or put in: a picture of the header's size, or one line."""
     random = np.random.default_rng(0)
     seeds = [
         b"P5\n# c\n3 2\n255\nabcdef",
         b"P5 2 2 65535\n" + bytes(range(8)),
         b"P2\n3 2 15\n1 2 3\n4 5 6 # end\n",
-        program.pgm(random.integers(0, 256, (9, 9), np.uint8)),
+        b"P5\n9 9\n255\n" + random.bytes(81),
     ]
     pieces = [b"#", b"\n", b" ", b"9", b"0", b"P2", b"P5", b"-", b"99999999999", b"\xff", b"\x00", b"1e9", b"\r"]
-    read = 0
+    count, read = 100_000, 0
+    edits = random.integers(1, 4, count).tolist()
+    places, cuts, choices, repeats = random.random((4, count, 3)).tolist()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for number in range(count):
+            content = bytearray(seeds[number % len(seeds)])
+            for edit in range(edits[number]):
+                place = int(places[number][edit] * (len(content) + 1))
+                end = place + int(cuts[number][edit] * 4)
+                piece = pieces[int(choices[number][edit] * len(pieces))]
+                content[place:end] = piece * int(repeats[number][edit] * 3)
+            try:
+                picture, maxval = program.parse_pgm(bytes(content))
+            except program.Refused as refusal:
+                assert "\n" not in str(refusal)
+            else:
+                assert picture.ndim == 2 and 0 < picture.size <= len(content)
+                assert 0 <= picture.min() and picture.max() <= 1 and 1 <= maxval <= 65535
+                read += 1
+    assert 1000 < read < count - 1000
 
-    class Content(io.BytesIO):
-        """Stands in for a path: the file system would take longer than all the rest."""
 
-        is_file = staticmethod(lambda: True)
-        read_bytes = io.BytesIO.getvalue
-        __str__ = staticmethod(lambda: "file.pgm")
+# --------------------------------------------------------------------- files to write
 
-    for number in range(100_000):
-        content = bytearray(seeds[number % len(seeds)])
-        for _ in range(random.integers(1, 4)):
-            place = int(random.integers(0, len(content) + 1))
-            end = place + int(random.integers(0, 4))
-            content[place:end] = pieces[random.integers(len(pieces))] * int(random.integers(0, 3))
-        try:
-            samples, maxval = program.read_pgm(Content(bytes(content)))
-        except program.Refused as refusal:
-            assert str(refusal).startswith("file.pgm: ") and "\n" not in str(refusal)
-        else:
-            assert samples.ndim == 2 and 0 < samples.size <= len(content) and samples.max() <= maxval
-            read += 1
-    assert read > 1000
+
+@pytest.mark.parametrize("shape", [(5, 7), (7, 5), (1, 1), (1, 300), (300, 1)])
+def test_pgm_is_read_back_by_pillow_and_by_the_program(program, tmp_path, shape):
+    picture = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
+    path = tmp_path / "picture.pgm"
+    path.write_bytes(program.pgm(picture))
+    with Image.open(path) as image:
+        assert image.format == "PPM" and image.mode == "L" and image.size == shape[::-1]
+        assert np.array_equal(np.asarray(image), picture)
+    assert np.array_equal(program.read_picture(path), picture)
+
+
+def test_pgm_of_a_view_holds_the_view(program):
+    whole = np.arange(24, dtype=np.uint8).reshape(4, 6)
+    assert program.pgm(whole[:2, :2]) == b"P5\n2 2\n255\n\x00\x01\x06\x07"
+    assert program.pgm(whole.T)[:14] == b"P5\n4 6\n255\n\x00\x06\x0c"
+
+
+def test_a_picture_written_by_pillow_is_read(program, tmp_path):
+    picture = np.random.default_rng(2).integers(0, 256, (4, 3), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "picture.pgm")
+    assert np.array_equal(program.read_picture(tmp_path / "picture.pgm"), picture)
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (7, 5), (1, 1), (1, 300), (300, 1)])
+def test_png_is_read_back_by_pillow(program, shape):
+    picture = np.random.default_rng(3).integers(0, 256, shape, np.uint8)
+    content = program.png(picture)
+    Image.open(io.BytesIO(content)).verify()  # the checksums of all chunks
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.format == "PNG" and image.mode == "L" and image.size == shape[::-1]
+        assert np.array_equal(np.asarray(image), picture)
+    assert content.endswith(b"\0\0\0\0IEND\xaeB`\x82")  # as in every PNG file
+
+
+def test_png_is_compressed(program):
+    assert len(program.png(np.zeros((256, 256), np.uint8))) < 1000
+
+
+def test_write_file_makes_folders_and_replaces_files(program, tmp_path):
+    path = tmp_path / "new" / "folder" / "file"
+    for content in (b"first, longer", b"second"):
+        program.write_file(path, content)
+        assert path.read_bytes() == content
+        assert [entry.name for entry in path.parent.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_failed_write_leaves_the_old_file_and_no_other(program, tmp_path, monkeypatch, error):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    moves = []
+
+    def fail(source, target):
+        moves.append((source, target, source.read_bytes(), path.read_bytes()))
+        raise error
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(program.Refused if isinstance(error, OSError) else KeyboardInterrupt) as caught:
+        program.write_file(path, b"new")
+    monkeypatch.undo()
+    if isinstance(error, OSError):
+        message = str(caught.value)
+        assert message.startswith(f"{path}: ") and "No space left on device" in message and "\n" not in message
+    ((source, target, content, before),) = moves
+    assert target == path and content == b"new" and before == b"old"  # all was written before the move
+    assert source.parent == tmp_path and str(os.getpid()) in source.name  # two runs don't share it
+    assert path.read_bytes() == b"old" and [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_place_that_cannot_be_written_is_refused(program, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "file" / "below", tmp_path / "folder", tmp_path / ("x" * 300) / "file"):
+        with pytest.raises(program.Refused) as refusal:
+            program.write_file(path, b"new")
+        assert str(refusal.value).startswith(f"{path}: ") and "\n" not in str(refusal.value)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "folder"]
+
+
+# ----------------------------------------------------------------------------- patches
+
+
+def test_cut_by_hand(program):
+    """Five pixels wide, three high, in patches of 2 x 2: the last column and row are repeated."""
+    picture = np.arange(15, dtype=np.uint8).reshape(3, 5)
+    patches = program.cut(picture, 2, 2)
+    assert patches.tolist() == [
+        [0, 1, 5, 6], [2, 3, 7, 8], [4, 4, 9, 9],
+        [10, 11, 10, 11], [12, 13, 12, 13], [14, 14, 14, 14],
+    ]  # fmt: skip
+    assert patches.dtype == np.uint8
+    (joined,) = program.join(patches, [(3, 5)], 2, 2)
+    assert np.array_equal(joined, picture) and joined.dtype == np.uint8
+
+
+def test_cut_takes_the_width_first(program):
+    picture = np.arange(12).reshape(2, 6)
+    assert program.cut(picture, 3, 1).tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
+    assert program.cut(picture, 3, 2).tolist() == [[0, 1, 2, 6, 7, 8], [3, 4, 5, 9, 10, 11]]
+    assert program.cut(picture, 1, 2).tolist() == [[0, 6], [1, 7], [2, 8], [3, 9], [4, 10], [5, 11]]
+
+
+@pytest.mark.parametrize(
+    "shape, width, height, count",
+    [
+        ((1, 1), 8, 8, 1),  # smaller than a patch
+        ((5, 7), 8, 8, 1),
+        ((1, 100_000), 8, 8, 12_500),
+        ((100_000, 1), 8, 8, 12_500),
+        ((8, 8), 8, 8, 1),
+        ((9, 8), 8, 8, 2),
+        ((8, 9), 8, 8, 2),
+        ((12, 16), 8, 4, 6),
+        ((4, 6), 1, 1, 24),
+    ],
+)
+def test_the_number_of_patches(program, shape, width, height, count):
+    picture = np.random.default_rng(4).integers(0, 256, shape, np.uint8)
+    patches = program.cut(picture, width, height)
+    assert patches.shape == (count, width * height)
+    (joined,) = program.join(patches, [shape], width, height)
+    assert np.array_equal(joined, picture)
+
+
+def test_a_picture_of_one_patch_is_its_own_patch(program):
+    picture = np.random.default_rng(5).integers(0, 256, (5, 7), np.uint8)
+    assert program.cut(picture, 7, 5).tolist() == [picture.ravel().tolist()]
+
+
+def test_a_picture_of_one_pixel_fills_its_patch(program):
+    assert program.cut(np.array([[9]], np.uint8), 3, 2).tolist() == [[9] * 6]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    shapes=st.lists(st.tuples(st.integers(1, 20), st.integers(1, 20)), min_size=1, max_size=4),
+    width=st.integers(1, 9), height=st.integers(1, 9), seed=st.integers(0, 2**32),
+)  # fmt: skip
+def test_join_undoes_cut_for_pictures_of_any_sizes(program, shapes, width, height, seed):
+    random = np.random.default_rng(seed)
+    pictures = [random.integers(0, 256, shape, np.uint8) for shape in shapes]
+    patches = np.concatenate([program.cut(picture, width, height) for picture in pictures])
+    joined = list(program.join(patches, shapes, width, height))
+    assert len(joined) == len(pictures) and all(map(np.array_equal, joined, pictures))
