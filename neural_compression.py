@@ -4,8 +4,7 @@ Each patch of a picture gets a small vector of its own, its latent code. One dec
 by all patches, turns codes into pixels: sigmoid(codes @ weights + bias). Training moves the
 decoder and the codes by gradient descent on the mean squared error.
 
-Run it with `python neural_compression.py`. To change anything, edit a constant below. Ctrl-C
-ends training early. Its one flag, --help, prints this.
+Run this file; edit a constant and run it again. Ctrl-C ends training early. `--help`: this.
 """
 
 import signal
@@ -23,7 +22,8 @@ from contextlib import suppress
 from functools import cache, partial
 from numbers import Integral, Real
 from pathlib import Path
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # idle threads free their core
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # idle threads free their core
 import numpy as np
 from numba import cfunc, float32, get_num_threads, int64, njit, prange, typeof, void
 
@@ -35,7 +35,7 @@ CHECKER_SQUARES = 16  # along each side
 LATENT_DIM = 16  # numbers per code
 EPOCHS = 1000  # full-batch training steps
 LEARNING_RATE = 1.0  # of the first epoch; 1 suits every size
-ROUNDING_LOSS = 0.05  # dB to lose for a smaller file; exact pictures stay exact
+ROUNDING_LOSS = 0.05  # dB to lose for a smaller file; exact stays exact
 LOG_EVERY = 10  # epochs between two lines of the log
 SEED = 0  # of the codes that training starts from
 OUTPUT_DIR = "outputs"  # folder, relative to this file
@@ -52,9 +52,9 @@ def require(name, value, kind, least, most):
         raise Refused(f"{name} = {value!r}: has to be {whole} from {least} to {most}")
 
 
-# -------- images
+# ------- images
 def radial(x, y, width, height):
-    """Brightness falls with the distance from the centre: 1 there, 0 in a corner."""
+    """Brightness falls from 1 in the centre to 0 in a corner."""
     return 1 - np.hypot(x - width / 2, y - height / 2) / math.hypot(width / 2, height / 2)
 
 
@@ -115,8 +115,7 @@ def parse_pgm(content):
 def read_picture(path):
     """Picture of a PGM file, uint8 (height, width)."""
     try:
-        content = np.memmap(path, np.uint8, "r") if path.is_file() else b""
-        picture, maxval = parse_pgm(content)
+        picture, maxval = parse_pgm(np.memmap(path, np.uint8, "r") if path.is_file() else b"")
     except (Refused, OSError, ValueError) as error:
         raise Refused(f"{path}: {error} (see IMAGES)") from None
     if maxval > 255:
@@ -125,18 +124,17 @@ def read_picture(path):
 
 
 def pgm(picture):
-    """Bytes of a binary PGM file (P5) of a picture, uint8 (height, width)."""
+    """Bytes of a binary PGM file of a uint8 picture."""
     return b"P5\n%d %d\n255\n" % picture.shape[::-1] + picture.tobytes()
 
 
 def png(picture):
-    """Bytes of a grey PNG file of a picture, uint8 (height, width)."""
-    size = b"".join(length.to_bytes(4, "big") for length in picture.shape[::-1])
-    rows = zlib.compress(np.pad(picture, ((0, 0), (1, 0))))  # 0: a row as it is
+    """Bytes of a grey PNG file of a uint8 picture."""
+    size = np.array(picture.shape[::-1], ">u4").tobytes()
+    rows = zlib.compress(np.pad(picture, ((0, 0), (1, 0))))
     file = b"\x89PNG\r\n\x1a\n"
     for chunk in (b"IHDR" + size + b"\x08\0\0\0\0", b"IDAT" + rows, b"IEND"):
-        length, check = len(chunk) - 4, zlib.crc32(chunk)
-        file += length.to_bytes(4, "big") + chunk + check.to_bytes(4, "big")
+        file += (len(chunk) - 4).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
     return file
 
 
@@ -154,10 +152,10 @@ def write_file(path, content):
             beside.unlink()
 
 
-def cut(picture, width, height):
+def cut(picture, width, height, mode="edge"):
     """Patches of a picture, (patches, width * height), filled up with its edge."""
     fill = (0, -picture.shape[0] % height), (0, -picture.shape[1] % width)
-    padded = np.pad(picture, fill, mode="edge")
+    padded = np.pad(picture, fill, mode)
     grid = padded.reshape(-1, height, padded.shape[1] // width, width)
     return grid.swapaxes(1, 2).reshape(-1, height * width)
 
@@ -171,17 +169,16 @@ def join(patches, shapes, width, height):
         yield grid.reshape(rows * height, -1)[:tall, :wide]
 
 
-# -------- decoder and gradients
+# ------- decoder and gradients
 #   logits     z[i, p] = sum_k codes[i, k] weights[k, p] + bias[p]    patch i, pixel p
 #   output     y       = sigmoid(z) = 1 / (1 + exp(-z))
 #   loss               = mean over i and p of (y - target)^2
 #   delta      d[i, p] = (y - target) y (1 - y)              d loss / dz but for a factor
 #   gradients  codes[i, k]:   sum_p weights[k, p] d[i, p]
 #              weights[k, p]: sum_i codes[i, k] d[i, p]      bias[p]: sum_i d[i, p]
-#
 # The bias is the last row of the weights; each code ends in a 1 that stays. The pixels
 # are cut into tiles that fit the cache: an epoch reads and writes each weight once.
-
+#
 # tanh(x) = x P(x^2) / Q(x^2) from -9 to 9, by Eigen (generic_fast_tanh_float)
 P0, P1, P2, P3 = np.float32([4.89352456e-3, 6.37261929e-4, 1.48572236e-5, 5.12229709e-8])
 P4, P5, P6 = np.float32([-8.60467152e-11, 2.00018790e-13, -2.76076848e-16])
@@ -247,25 +244,25 @@ def step_piece(piece, decoder, codes, targets, moments, sums, steps, rate, beta)
 
 
 def step_pieces(step, decoder, codes, targets, moments, sums, steps, rate, beta):
-    """Call `step_piece` for all pieces, shared out among the threads."""
+    """Step all pieces, shared out among the threads."""
     for piece in prange(len(decoder) * len(steps)):
         step(np.int64(piece), decoder, codes, targets, moments, sums, steps, rate, beta)
 
 
 @cache
 def compiled():
-    """`step_pieces` and `step_piece` compiled, or from numba's cache."""
+    """`step_pieces` and `step_piece`, compiled."""
     matrix, tiles, groups = float32[:, ::1], float32[:, :, ::1], float32[:, :, :, ::1]
     types = tiles, matrix, tiles, tiles, tiles, groups, float32, float32
-    options = {"fastmath": True, "error_model": "numpy", "no_rewrites": True}
-    for cached in (True, False):
-        with suppress(Exception if cached else ()):  # it can't be used
-            step = cfunc(void(int64, *types), cache=cached, **options)(step_piece)
-            loop = njit(void(typeof(step), *types), cache=cached, parallel=True)(step_pieces)
+    options = {"fastmath": True, "error_model": "numpy"}
+    for keep in (True, False):  # in numba's cache, if that can be used
+        with suppress(Exception if keep else ()):
+            step = cfunc(void(int64, *types), cache=keep, **options)(step_piece)
+            loop = njit(void(typeof(step), *types), cache=keep, parallel=True)(step_pieces)
             return partial(loop, step)
 
 
-# -------- training
+# ------- training
 def start_codes(patches, latent_dim, seed):
     """Codes to start from, float32 (patches, latent_dim)."""
     random = np.random.default_rng(seed)
@@ -276,7 +273,7 @@ def start_codes(patches, latent_dim, seed):
 
 
 def train(targets, codes, epochs, rate=1, log_every=10**9, betas=(0.80, 0.95), code_rate=0.01):
-    """Train a decoder and codes, one full-batch step per epoch. Ctrl-C ends it early.
+    """Train a decoder and codes, a full-batch step per epoch, until Ctrl-C.
 
     targets    (patches, pixels), from 0 to 1
     codes      (patches, latent_dim), as from `start_codes`
@@ -284,8 +281,7 @@ def train(targets, codes, epochs, rate=1, log_every=10**9, betas=(0.80, 0.95), c
     betas      memory of the moments, first and last: grows as rates fall (Smith 2018)
     code_rate  rate of the codes, as a share of `rate`
     Returns codes, weights (latent_dim, pixels), bias and the loss before each step.
-    Adam (Kingma, Ba 2015), but one second moment per pixel and per code: see
-    `python tests/quality.py choices`.
+    Adam (Kingma, Ba 2015), one second moment per pixel and per code: tests/quality.py.
     """
     (patches, pixels), latent_dim = targets.shape, codes.shape[1]
     step, size = compiled(), min(256, pixels)
@@ -326,9 +322,9 @@ def train(targets, codes, epochs, rate=1, log_every=10**9, betas=(0.80, 0.95), c
     return codes[:, :-1], rows[:-1], rows[-1], losses
 
 
-# -------- compressed file and report
+# ------- compressed file and report
 def principal_components(codes, weights, bias):
-    """The same logits, codes @ (weights / sizes[:, None]) + bias, from fewer numbers.
+    """The same logits, codes @ (weights / sizes[:, None]) + bias, from less.
 
     Returns codes U s (patches, components), sizes s, weights s V (components, pixels)
     and bias, with U s V the singular value decomposition of centred codes @ weights.
@@ -343,13 +339,13 @@ def principal_components(codes, weights, bias):
 
 
 def quantise(codes, sizes, weights, bias, step):
-    """Arrays for the file: multiples of `step`, which is finer for the bias."""
+    """Arrays for the file, in multiples of `step`; finer for the bias."""
     arrays = {"codes": codes.T, "weights": weights, "bias": bias * len(codes) ** 0.5}
     for name, values in arrays.items():
-        rest, digits = np.rint(values / step), []  # of base 256
+        rest, digits = np.rint(values / step).astype(np.int64), []  # in base 256
         while rest.any() or not digits:
-            digits.append(((rest + 128) % 256 - 128).astype(np.int8))
-            rest = (rest - digits[-1]) / 256
+            digits.append(rest.astype(np.int8))
+            rest = (rest - digits[-1]) >> 8
         arrays[name] = np.array(digits)
     return {**arrays, "scales": np.append(step**2 / sizes, step / len(codes) ** 0.5)}
 
@@ -359,7 +355,9 @@ def decode(arrays):
     digits = arrays["codes"], arrays["weights"], arrays["bias"]
     codes, weights, bias = (np.tensordot(256.0 ** np.arange(len(a)), a, 1) for a in digits)
     codes, bias = codes.T * arrays["scales"][:-1], bias * arrays["scales"][-1]
-    return to_grey((1 + np.tanh((codes @ weights + bias) / 2)) / 2)
+    some = max(1, 2**15 // bias.size)  # patches, which then fit the cache
+    logits = (codes[n : n + some] @ weights + bias for n in range(0, len(codes), some))
+    return np.concatenate([to_grey((1 + np.tanh(z / 2)) / 2) for z in logits])
 
 
 def compress(components, pictures, width, height, rounding_loss):
@@ -367,17 +365,19 @@ def compress(components, pictures, width, height, rounding_loss):
 
     Exact pictures stay exact; the others lose at most `rounding_loss` dB together.
     """
-    shapes = [picture.shape for picture in pictures]
-    exponent, before = -320, None
+    cuts = [cut(picture, width, height) for picture in pictures]
+    originals, firsts = np.concatenate(cuts), np.cumsum([0, *map(len, cuts[:-1])])
+    real = [cut(np.ones(p.shape), width, height, "constant") for p in pictures]
+    real, exponent = np.concatenate(real), -320
     for stride in (0, 256, 128, 64, 32, 16, 8, 4, 2, 1):
         arrays = quantise(*components, 2 ** ((exponent + stride) / 16))
-        decoded = [*join(decode(arrays), shapes, width, height)]
-        errors = [np.sum((a.astype(int) - b) ** 2) for a, b in zip(pictures, decoded)]
-        before = before or errors
-        exact = not any(error for error, first in zip(errors, before) if first == 0)
-        if exact and sum(errors) <= sum(before) * 10 ** (rounding_loss / 10):
-            exponent, best = exponent + stride, (arrays, decoded)
-    return best
+        error = real * np.subtract(originals, decode(arrays), dtype=np.float64)
+        errors = np.add.reduceat(np.einsum("ip,ip->i", error, error), firsts)
+        before = errors if stride == 0 else before
+        small = errors.sum() <= before.sum() * 10 ** (rounding_loss / 10)
+        if small and not errors[before == 0].any():
+            exponent, best = exponent + stride, arrays
+    return best, [*join(decode(best), (p.shape for p in pictures), width, height)]
 
 
 def pack(arrays):
@@ -397,13 +397,13 @@ def report(names, originals, decoded, file):
         psnr = 10 * math.log10(255**2 / np.mean(error**2)) if error.any() else math.inf
         exact = f"{np.sum(error == 0)} of {error.size} pixels exact"
         say(f"{name}: PSNR {psnr:.2f} dB, error at most {error.max()}, {exact}")
-    parts = zipfile.ZipFile(io.BytesIO(file)).infolist()  # codes, weights, bias, ...
+    parts = zipfile.ZipFile(io.BytesIO(file)).infolist()
     codes, weights, bias = (part.compress_size for part in parts[:3])
     rest = f"names and headers {len(file) - codes - weights - bias}"
     say(f"compressed.npz: {len(file)} bytes: codes {codes}, decoder {weights + bias}, {rest}")
     raw = b"".join(picture.tobytes() for picture in originals)
-    zipped, ratio = len(zlib.compress(raw, 9)), len(file) / len(raw)
-    say(f"pictures: {len(raw)} bytes, {zipped} with zlib; ratio {ratio:.3f}")
+    zipped = f"{len(raw)} bytes, {len(zlib.compress(raw, 9))} with zlib"
+    say(f"pictures: {zipped}; ratio {len(file) / len(raw):.3f}")
 
 
 def contact_sheet(originals, decoded):
@@ -416,9 +416,9 @@ def contact_sheet(originals, decoded):
     return sheet.reshape(3 * height, -1)
 
 
-# -------- main
+# ------- main
 def say(line):
-    """Print a line. If nobody reads on, the work still goes on."""
+    """Print a line; the work goes on if nobody reads."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
         print(line.encode(encoding, "replace").decode(encoding), flush=True)
@@ -435,7 +435,7 @@ def check_memory(patches, pixels, latent_dim):
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
         limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
     most = int(0.9 * min(limits)) // (16 * latent_dim + 32 * patches + 64)
-    sizes = f"WIDTH x HEIGHT with LATENT_DIM = {latent_dim}, {patches} patches"
+    sizes = f"LATENT_DIM = {latent_dim}, {patches} patches, WIDTH x HEIGHT"
     require(sizes, pixels, Integral, 1, most)
 
 

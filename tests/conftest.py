@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -92,19 +93,23 @@ def constants(**values):
 
 
 def start(command, environment, **options):
-    """Start a process whose output can be read; it ends with the test at the latest."""
+    """Start a process whose output can be read; it ends with the test, or after 5 minutes."""
     inherited = {**os.environ}
     for name in ("PYTHONUNBUFFERED", "PYTHONIOENCODING", "NUMBA_CACHE_DIR", "GOMP_SPINCOUNT"):
         inherited.pop(name, None)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8", "errors": "replace"}
-    CHILDREN.append(subprocess.Popen(command, env={**inherited, **environment}, **{**pipes, **options}))
-    return CHILDREN[-1]
+    process = subprocess.Popen(command, env={**inherited, **environment}, **{**pipes, **options})
+    CHILDREN.append(process)
+    timer = threading.Timer(300, process.kill)
+    timer.daemon = True
+    timer.start()
+    return process
 
 
 def finish(process):
     """Wait for the end of a process: (status, stdout, stderr)."""
     try:
-        output, errors = process.communicate(timeout=600)
+        output, errors = process.communicate()
     finally:
         process.kill()
         process.wait()

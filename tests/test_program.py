@@ -161,27 +161,25 @@ def test_samples_in_the_repository_are_those_of_the_default_run(default_run):
         assert path.read_bytes() == (folder / "outputs" / path.name).read_bytes(), path.name
 
 
-def test_same_bytes_again_from_the_cache_for_any_number_of_threads(default_run):
+def test_same_bytes_again_from_the_cache_with_another_number_of_threads(default_run):
     folder, output, _ = default_run
     first, cache = contents(folder / "outputs"), contents(folder / "__pycache__")
-    for threads in ("1", "3"):
-        status, again, _ = run_process(folder / "neural_compression.py", NUMBA_NUM_THREADS=threads)
-        assert status == 0 and f" {threads} threads" in again
-        assert contents(folder / "outputs") == first
-        losses = re.compile(r"loss \S+")
-        assert losses.findall(again) == losses.findall(output)
+    status, again, _ = run_process(folder / "neural_compression.py", NUMBA_NUM_THREADS="1")
+    assert status == 0 and " 1 threads" in again
+    assert contents(folder / "outputs") == first
+    losses = re.compile(r"loss \S+")
+    assert losses.findall(again) == losses.findall(output)
     assert contents(folder / "__pycache__") == cache
 
 
 def test_same_bytes_of_many_patches_for_any_number_of_threads(adjustable, tmp_path):
     write_pgm(tmp_path / "cat.pgm", photograph(90, 120))
-    results = []
-    for threads in ("1", "3"):
+    processes = []
+    for threads in ("1", "2", "3"):
         sizes = {**PATCHES, "IMAGES": [str(tmp_path / "cat.pgm")], "EPOCHS": 30, "OUTPUT_DIR": str(tmp_path / threads)}
-        status, _, errors = run_process(adjustable, NUMBA_NUM_THREADS=threads, **constants(**sizes))
-        assert (status, errors) == (0, "")
-        results.append(contents(tmp_path / threads))
-    assert results[0] == results[1]
+        processes.append(start_process(adjustable, NUMBA_NUM_THREADS=threads, **constants(**sizes)))
+    assert [finish(process)[::2] for process in processes] == 3 * [(0, "")]
+    assert contents(tmp_path / "1") == contents(tmp_path / "2") == contents(tmp_path / "3")
 
 
 def blocks(language, words):
@@ -252,27 +250,48 @@ def test_contact_sheet_shows_eight_pictures_of_different_sizes(run_imported, tmp
 # ------------------------------------------------------------------------- constants
 
 
-def test_edited_copy_from_another_folder(tmp_path):
-    """Every constant edited; run from somewhere else; two patterns, one of them twice."""
+@pytest.fixture(scope="module")
+def edited(tmp_path_factory):
+    """Folder and output of a copy with every constant and a pattern edited, run from somewhere else."""
+    folder = tmp_path_factory.mktemp("edited")
     copy = edit(
-        tmp_path, WIDTH=64, HEIGHT=48, SINE_FREQUENCY=3, CHECKER_SQUARES=4, IMAGES=("sine", "checkerboard", "sine"),
+        folder, WIDTH=64, HEIGHT=48, SINE_FREQUENCY=3, CHECKER_SQUARES=4, IMAGES=("sine", "checkerboard", "sine", "rings"),
         LATENT_DIM=5, EPOCHS=105, LEARNING_RATE=0.9, ROUNDING_LOSS=0.5, LOG_EVERY=50, SEED=7, OUTPUT_DIR="results/here",
     )  # fmt: skip
+    (block,) = blocks("python", "def rings(")
+    text, number = re.subn(r"(?m)^PATTERNS = \{.*\}\n", lambda line: line[0] + "\n\n" + block, copy.read_text())
+    assert number == 1
+    copy.write_text(text)
     status, output, errors = finish(start([sys.executable, str(copy)], {}, cwd="/"))
     assert (status, errors) == (0, "")
-    assert output.startswith("training on 3 pictures, 3 patches of 64 x 48: latent_dim 5, ")
+    return folder, output
+
+
+def test_edited_copy_from_another_folder(edited):
+    folder, output = edited
+    assert output.startswith("training on 4 pictures, 4 patches of 64 x 48: latent_dim 5, ")
     assert re.findall(r"(?m)^epoch +(\d+)/105", output) == ["50", "100", "105"]
-    assert set(os.listdir(tmp_path)) == {"neural_compression.py", "__pycache__", "results"}
-    folder = tmp_path / "results" / "here"
-    names = {f"final_decoded_{index}.pgm" for index in range(3)}
-    assert readable(folder) == names | {"generated_sine.pgm", "generated_checkerboard.pgm", "comparison.png", "compressed.npz"}
-    board = read(folder / "generated_checkerboard.pgm")
+    assert set(os.listdir(folder)) == {"neural_compression.py", "__pycache__", "results"}
+    results = folder / "results" / "here"
+    names = {f"final_decoded_{index}.pgm" for index in range(4)} | {"comparison.png", "compressed.npz"}
+    assert readable(results) == names | {f"generated_{name}.pgm" for name in ("sine", "checkerboard", "rings")}
+    board = read(results / "generated_checkerboard.pgm")
     assert board.shape == (48, 64)
     assert np.array_equal(board, np.kron(np.indices((4, 4)).sum(0) % 2 == 0, np.ones((12, 16))) * 255)
-    wave = read(folder / "generated_sine.pgm")[4] > 127  # y / height = 1 / 12: the top of the wave
+    wave = read(results / "generated_sine.pgm")[4] > 127  # y / height = 1 / 12: the top of the wave
     assert list(np.flatnonzero(np.diff(wave[1:].astype(int)))) == [9, 20, 31, 41, 52]
-    with np.load(folder / "compressed.npz") as file:
-        assert file["names"].tolist() == ["sine", "checkerboard", "sine"]
+    with np.load(results / "compressed.npz") as file:
+        assert file["names"].tolist() == ["sine", "checkerboard", "sine", "rings"]
+
+
+def test_own_pattern_as_the_readme_adds_it(edited):
+    """The README's block, put after the line of PATTERNS, makes a new name for IMAGES."""
+    (block,) = blocks("python", "def rings(")
+    assert block.startswith("def rings(") and 'PATTERNS["rings"] = rings' in block
+    folder, output = edited
+    assert "\nrings: PSNR " in output
+    rings = read(folder / "results" / "here" / "generated_rings.pgm")
+    assert rings.shape == (48, 64) and rings[24, 32] > 250 and rings.min() < 5
 
 
 @pytest.mark.parametrize(
@@ -585,20 +604,6 @@ def test_inputs_may_not_lie_in_output_dir(run_imported, tmp_path, name):
 # ------------------------------------------------------- patterns of one's own
 
 
-def test_own_pattern_as_the_readme_adds_it(tmp_path):
-    """The README's block goes after the line of PATTERNS; it makes a new name for IMAGES."""
-    (block,) = blocks("python", "def rings(")
-    assert block.startswith("def rings(") and 'PATTERNS["rings"] = rings' in block
-    copy = edit(tmp_path, IMAGES=("rings", "radial"), **SMALL)
-    text, number = re.subn(r"(?m)^PATTERNS = \{.*\}\n", lambda line: line[0] + "\n\n" + block, copy.read_text())
-    assert number == 1
-    copy.write_text(text)
-    status, output, errors = run_process(copy)
-    assert (status, errors) == (0, "") and "rings: PSNR " in output
-    rings = read(tmp_path / "outputs" / "generated_rings.pgm")
-    assert rings.shape == (24, 32) and rings[12, 16] > 250 and rings.min() < 5
-
-
 @pytest.mark.parametrize(
     "returned",
     [
@@ -780,7 +785,7 @@ def test_limits_that_arent_told_are_none(run_imported, monkeypatch, tmp_path):
     assert run_imported(**SMALL)[0] == 0
 
 
-@pytest.mark.parametrize("side, latent_dim, patches", [(256, 64, 3), (256, 2, 40), (16, 24, 1000)])
+@pytest.mark.parametrize("side, latent_dim, patches", [(256, 64, 3), (128, 2, 40), (16, 24, 500)])
 def test_memory_estimate(run_imported, program, monkeypatch, tmp_path, side, latent_dim, patches):
     """What is refused is what training takes, within a factor; measured without the tenth for the rest."""
     values = np.random.default_rng(0).integers(0, 256, (patches, side * side), np.uint8)
@@ -833,17 +838,17 @@ def test_read_only_folders(request):
     assert os.listdir(folder) == ["neural_compression.py"]
 
 
-@pytest.mark.parametrize("damage", ["garbled", "cut short"])
-def test_broken_cache_costs_a_compilation(adjustable, tmp_path, damage):
-    shutil.copytree(adjustable.parent, tmp_path / "copy")
-    cache = [path for path in (tmp_path / "copy" / "__pycache__").iterdir() if path.suffix in (".nbi", ".nbc")]
-    assert cache
-    for path in cache:
-        size = path.stat().st_size
-        path.write_bytes(random.Random(0).randbytes(size) if damage == "garbled" else path.read_bytes()[: size // 2])
-    status, output, errors = run_process(tmp_path / "copy" / adjustable.name, **constants(**SMALL))
+def test_broken_cache_costs_a_compilation(adjustable, tmp_path):
+    """One file garbled, another one cut short."""
+    folder = tmp_path / "copy"
+    shutil.copytree(adjustable.parent, folder)
+    (index,) = (folder / "__pycache__").glob("*.step_piece-*.nbi")
+    index.write_bytes(random.Random(0).randbytes(index.stat().st_size))
+    (code,) = (folder / "__pycache__").glob("*.step_pieces-*.nbc")
+    code.write_bytes(code.read_bytes()[: code.stat().st_size // 2])
+    status, output, errors = run_process(folder / adjustable.name, **constants(**SMALL))
     assert (status, errors) == (0, "") and "with zlib" in output
-    assert readable(tmp_path / "copy" / "outputs") == DEFAULT_FILES
+    assert readable(folder / "outputs") == DEFAULT_FILES
 
 
 # ------------------------------------------------------------------- interrupts
@@ -910,7 +915,7 @@ def test_second_interrupt_while_saving(adjustable, tmp_path):
 
 
 def test_interrupts_at_random_moments(adjustable, tmp_path):
-    """From start to end of a run, two at a time, in one folder.
+    """From start to end of a run, three at a time, in one folder.
 
     The signal is ignored until the script's first line, so that Python's own start isn't hit.
     """
@@ -919,8 +924,8 @@ def test_interrupts_at_random_moments(adjustable, tmp_path):
     assert run_process(adjustable, **given)[0] == 0
     seconds, moments = time.perf_counter() - began, random.Random()
     command = ["sh", "-c", 'trap "" INT && exec "$@"', "sh", sys.executable, str(adjustable)]
-    for _ in range(6):
-        processes = [start(command, given) for _ in range(2)]
+    for _ in range(4):
+        processes = [start(command, given) for _ in range(3)]
         for process in processes:
             time.sleep(moments.uniform(0, seconds / 2))
             process.send_signal(signal.SIGINT)
@@ -964,12 +969,12 @@ def test_temporary_files_of_two_runs_have_different_names(run_imported, program,
 
 def test_reader_that_goes_away(adjustable, tmp_path):
     """After 3 lines, when the pipe is full: the work goes on without a word."""
-    given = {**SMALL, "EPOCHS": 2000, "LOG_EVERY": 1, "OUTPUT_DIR": str(tmp_path / "outputs")}
+    given = {**SMALL, "EPOCHS": 1500, "LOG_EVERY": 1, "OUTPUT_DIR": str(tmp_path / "outputs")}
     process = start_process(adjustable, **constants(**given))
     lines = [process.stdout.readline() for _ in range(3)]
     process.stdout.close()
     errors = process.stderr.read()
-    assert (process.wait(timeout=600), errors) == (0, "") and lines[2].startswith("epoch    2/2000")
+    assert (process.wait(), errors) == (0, "") and lines[2].startswith("epoch    2/1500")
     assert readable(tmp_path / "outputs") == DEFAULT_FILES
 
 
@@ -997,7 +1002,7 @@ def test_full_or_closed_standard_output(adjustable, tmp_path, redirection, resul
 def test_help_and_other_arguments(program, capsys):
     status, output, errors = run_process(SCRIPT, "--help")
     assert (status, errors) == (0, "") and output == program.__doc__.strip() + "\n"
-    assert "python neural_compression.py" in output
+    assert "edit a constant" in output
     for arguments in (["--epochs", "5"], ["-h"], ["--help", "me"], [""]):
         assert program.main(arguments) == 2
         output, errors = capsys.readouterr()
