@@ -1,5 +1,6 @@
 """The program as a whole: what it prints and saves, what it refuses, how it is interrupted."""
 
+import contextlib
 import math
 import os
 import pickle
@@ -9,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import tracemalloc
@@ -465,6 +465,11 @@ def test_pictures_of_different_sizes_in_patches(mixed):
     assert readable(folder / "outputs") == names
 
 
+def test_edges_fill_up_the_last_patches(program):
+    patches = program.cut(np.uint8([[1, 2, 3], [4, 5, 6], [7, 8, 9]]), 2, 4)
+    assert patches.tolist() == [[1, 2, 4, 5, 7, 8, 7, 8], [3, 3, 6, 6, 9, 9, 9, 9]]
+
+
 def test_own_pictures_among_patterns_come_back_exact(run_imported, tmp_path):
     values = np.random.default_rng(0)
     write_pgm(tmp_path / "eight.pgm", values.integers(0, 256, (24, 32)))
@@ -523,7 +528,13 @@ def test_what_is_no_picture_is_refused(run_imported, tmp_path, what):
         path.chmod(0)
         if os.access(path, os.R_OK):
             pytest.skip("this user may read everything")
-    status, output, errors = run_imported(IMAGES=("radial", "cat.pgm"), **SMALL)
+    previous = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it waits"))
+    signal.alarm(60)
+    try:
+        status, output, errors = run_imported(IMAGES=("radial", "cat.pgm"), **SMALL)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, previous)
     assert (status, output) == (2, "") and re.fullmatch(ONE_LINE, errors) and "cat.pgm" in errors
     assert os.listdir(tmp_path) == ["cat.pgm"]
 
@@ -647,9 +658,11 @@ def test_output_dir_that_cant_be_used(run_imported, tmp_path, obstacle):
     }  # fmt: skip
     if obstacle == "may not enter" and os.access(tmp_path / "closed", os.X_OK):
         pytest.skip("this user may enter every folder")
-    status, output, errors = run_imported(OUTPUT_DIR=names[obstacle], **SMALL)
-    assert (status, output) == (2, "") and re.fullmatch(ONE_LINE, errors) and names[obstacle] in errors
-    assert set(os.listdir(tmp_path)) == {"taken", "loop", "closed"}
+    write_pgm(tmp_path / "cat.pgm", np.zeros((24, 32)))
+    for images in (PATTERNS, ("cat.pgm",)):
+        status, output, errors = run_imported(OUTPUT_DIR=names[obstacle], **SMALL, IMAGES=images)
+        assert (status, output) == (2, "") and re.fullmatch(ONE_LINE, errors) and names[obstacle] in errors
+    assert set(os.listdir(tmp_path)) == {"taken", "loop", "closed", "cat.pgm"}
     assert (tmp_path / "taken").read_bytes() == b"mine"
 
 
@@ -808,33 +821,27 @@ def test_memory_estimate(run_imported, program, monkeypatch, tmp_path, side, lat
 
 
 def unprivileged(folder):
-    """Options for a process whose user may not write in the folder."""
+    """Start of a command that may not write in a read-only folder: nothing, or root without its capabilities."""
     folder.chmod(0o555)
-    options = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
-    try:
-        command = [sys.executable, "-c", "import numba, os; print(os.access('.', os.W_OK), os.access('.', os.R_OK))"]
-        _, output, _ = finish(start(command, {}, cwd=folder, **options))
-    except (OSError, LookupError, subprocess.SubprocessError):
-        output = ""
-    if output != "False True\n":
-        pytest.skip("no user at hand who may run Python and may not write here")
-    return options
+    for prefix in ([], ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]):
+        command = [*prefix, sys.executable, "-c", "import os; print(os.access('.', os.W_OK), os.access('.', os.R_OK))"]
+        with contextlib.suppress(OSError):
+            if finish(start(command, {}, cwd=folder))[1] == "False True\n":
+                return prefix
+    pytest.skip("nothing is read-only for this user")
 
 
-def test_read_only_folders(request):
+def test_read_only_folders(tmp_path):
     """Neither the script's folder nor HOME can be written: it runs, compiling anew."""
-    folder = Path(tempfile.mkdtemp(dir="/tmp"))  # where other users may go
-    results = Path(tempfile.mkdtemp(dir="/tmp"))
-    request.addfinalizer(lambda: (folder.chmod(0o755), shutil.rmtree(folder), shutil.rmtree(results)))
-    copy = edit(folder, **SMALL, OUTPUT_DIR=str(results / "outputs"))
-    copy.chmod(0o444)
-    results.chmod(0o777)
-    options = unprivileged(folder)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    copy = edit(folder, **SMALL, OUTPUT_DIR=str(tmp_path / "outputs"))
+    prefix = unprivileged(folder)
     for arguments in (["--help"], []):
-        command = [sys.executable, str(copy), *arguments]
-        status, output, errors = finish(start(command, {"HOME": str(folder), "XDG_CACHE_HOME": ""}, cwd="/", **options))
+        command = [*prefix, sys.executable, str(copy), *arguments]
+        status, output, errors = finish(start(command, {"HOME": str(folder), "XDG_CACHE_HOME": str(folder)}, cwd=folder))
         assert (status, errors) == (0, "")
-    assert "with zlib" in output and readable(results / "outputs") == DEFAULT_FILES
+    assert "with zlib" in output and readable(tmp_path / "outputs") == DEFAULT_FILES
     assert os.listdir(folder) == ["neural_compression.py"]
 
 
@@ -912,6 +919,20 @@ def test_second_interrupt_while_saving(adjustable, tmp_path):
     status, _, errors = finish(process)
     assert status == 130 and quiet(errors)
     assert {f"generated_{name}.pgm" for name in PATTERNS} <= readable(tmp_path / "outputs") <= DEFAULT_FILES
+
+
+def test_interrupt_during_the_imports(tmp_path):
+    (tmp_path / "numba.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n")
+    status, output, errors = run_process(edit(tmp_path))
+    assert status in (130, -signal.SIGINT) and (output, errors) == ("", "")
+
+
+def test_interrupt_after_the_report(adjustable, tmp_path):
+    hook = "import atexit, os, signal\natexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
+    (tmp_path / "sitecustomize.py").write_text(hook)
+    given = constants(**SMALL, OUTPUT_DIR=str(tmp_path / "outputs"))
+    status, _, errors = run_process(adjustable, PYTHONPATH=str(tmp_path), **given)
+    assert (status, errors) == (0, "") and readable(tmp_path / "outputs") == DEFAULT_FILES
 
 
 def test_interrupts_at_random_moments(adjustable, tmp_path):
