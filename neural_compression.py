@@ -23,7 +23,7 @@ from functools import cache, partial
 from numbers import Integral, Real
 from pathlib import Path
 if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # idle threads free their core
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # idle threads free cores
 import numpy as np
 from numba import cfunc, float32, get_num_threads, int64, njit, prange, typeof, void
 
@@ -42,17 +42,17 @@ OUTPUT_DIR = "outputs"  # folder, relative to this file
 
 
 class Refused(Exception):
-    """A mistake that the user can correct, told in one line."""
+    """A mistake that the user can correct, in one line."""
 
 
 def require(name, value, kind, least, most):
-    """Refuse a constant that is no number of this kind and range."""
+    """Refuse a constant that is no such number."""
     if isinstance(value, bool) or not isinstance(value, kind) or not least <= value <= most:
         whole = "a whole number" if kind is Integral else "a number"
         raise Refused(f"{name} = {value!r}: has to be {whole} from {least} to {most}")
 
 
-# ------- images
+# ------ images
 def radial(x, y, width, height):
     """Brightness falls from 1 in the centre to 0 in a corner."""
     return 1 - np.hypot(x - width / 2, y - height / 2) / math.hypot(width / 2, height / 2)
@@ -161,7 +161,7 @@ def cut(picture, width, height, mode="edge"):
 
 
 def join(patches, shapes, width, height):
-    """Undo `cut`: yields a picture for each of these shapes."""
+    """Undo `cut`: yields the pictures of these shapes."""
     for tall, wide in shapes:
         rows, columns = -(-tall // height), -(-wide // width)
         grid, patches = np.split(patches, [rows * columns])
@@ -169,7 +169,7 @@ def join(patches, shapes, width, height):
         yield grid.reshape(rows * height, -1)[:tall, :wide]
 
 
-# ------- decoder and gradients
+# ------ decoder and gradients
 #   logits     z[i, p] = sum_k codes[i, k] weights[k, p] + bias[p]    patch i, pixel p
 #   output     y       = sigmoid(z) = 1 / (1 + exp(-z))
 #   loss               = mean over i and p of (y - target)^2
@@ -255,14 +255,14 @@ def compiled():
     matrix, tiles, groups = float32[:, ::1], float32[:, :, ::1], float32[:, :, :, ::1]
     types = tiles, matrix, tiles, tiles, tiles, groups, float32, float32
     options = {"fastmath": True, "error_model": "numpy"}
-    for keep in (True, False):  # in numba's cache, if that can be used
+    for keep in (True, False):  # in numba's cache, if it can
         with suppress(Exception if keep else ()):
             step = cfunc(void(int64, *types), cache=keep, **options)(step_piece)
             loop = njit(void(typeof(step), *types), cache=keep, parallel=True)(step_pieces)
             return partial(loop, step)
 
 
-# ------- training
+# ------ training
 def start_codes(patches, latent_dim, seed):
     """Codes to start from, float32 (patches, latent_dim)."""
     random = np.random.default_rng(seed)
@@ -322,7 +322,7 @@ def train(targets, codes, epochs, rate=1, log_every=10**9, betas=(0.80, 0.95), c
     return codes[:, :-1], rows[:-1], rows[-1], losses
 
 
-# ------- compressed file and report
+# ------ compressed file and report
 def principal_components(codes, weights, bias):
     """The same logits, codes @ (weights / sizes[:, None]) + bias, from less.
 
@@ -361,7 +361,7 @@ def decode(arrays):
 
 
 def compress(components, pictures, width, height, rounding_loss):
-    """Arrays for the file, with the largest step that will do, and their pictures.
+    """Arrays for the file, with the largest step that will do; pictures.
 
     Exact pictures stay exact; the others lose at most `rounding_loss` dB together.
     """
@@ -391,7 +391,7 @@ def pack(arrays):
 
 
 def report(names, originals, decoded, file):
-    """Print what came back, and the bytes of the compressed file."""
+    """Print what came back, and the bytes of the file."""
     for name, original, output in zip(names, originals, decoded):
         error = np.abs(original.astype(int) - output)
         psnr = 10 * math.log10(255**2 / np.mean(error**2)) if error.any() else math.inf
@@ -416,7 +416,7 @@ def contact_sheet(originals, decoded):
     return sheet.reshape(3 * height, -1)
 
 
-# ------- main
+# ------ main
 def say(line):
     """Print a line; the work goes on if nobody reads."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
@@ -435,8 +435,7 @@ def check_memory(patches, pixels, latent_dim):
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
         limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
     most = int(0.9 * min(limits)) // (16 * latent_dim + 32 * patches + 64)
-    sizes = f"LATENT_DIM = {latent_dim}, {patches} patches, WIDTH x HEIGHT"
-    require(sizes, pixels, Integral, 1, most)
+    require(f"LATENT_DIM = {latent_dim}, {patches} patches, WIDTH x HEIGHT", pixels, Integral, 1, most)
 
 
 def run():
@@ -468,8 +467,7 @@ def run():
     codes = start_codes(len(patches), LATENT_DIM, SEED)
     *model, losses = train(patches / 255, codes, EPOCHS, LEARNING_RATE, LOG_EVERY)
     say(f"after epoch {len(losses)}: looking for the largest rounding step ...")
-    model = principal_components(*model)
-    arrays, decoded = compress(model, pictures, WIDTH, HEIGHT, ROUNDING_LOSS)
+    arrays, decoded = compress(principal_components(*model), pictures, WIDTH, HEIGHT, ROUNDING_LOSS)
     shapes = [(HEIGHT, WIDTH), *(picture.shape for picture in pictures)]
     file = pack({**arrays, "names": IMAGES, "shapes": shapes})
     write_file(folder / "compressed.npz", file)
@@ -494,6 +492,8 @@ def main(arguments):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) == 1:
+        compiled()  # before Ctrl-C raises an exception, which numba might lose
     signal.signal(signal.SIGINT, signal.default_int_handler)
     status = main(sys.argv[1:])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run is over
