@@ -255,7 +255,7 @@ def compiled():
     matrix, tiles, groups = float32[:, ::1], float32[:, :, ::1], float32[:, :, :, ::1]
     types = tiles, matrix, tiles, tiles, tiles, groups, float32, float32
     options = {"fastmath": True, "error_model": "numpy"}
-    for keep in (True, False):  # in numba's cache, if it can
+    for keep in (True, False):  # in numba's cache or not
         with suppress(Exception if keep else ()):
             step = cfunc(void(int64, *types), cache=keep, **options)(step_piece)
             loop = njit(void(typeof(step), *types), cache=keep, parallel=True)(step_pieces)
@@ -281,7 +281,7 @@ def train(targets, codes, epochs, rate=1, log_every=10**9, betas=(0.80, 0.95), c
     betas      memory of the moments, first and last: grows as rates fall (Smith 2018)
     code_rate  rate of the codes, as a share of `rate`
     Returns codes, weights (latent_dim, pixels), bias and the loss before each step.
-    Adam (Kingma, Ba 2015), one second moment per pixel and per code: tests/quality.py.
+    Adam (Kingma, Ba 2015), one second moment per pixel, per code: see tests/quality.py.
     """
     (patches, pixels), latent_dim = targets.shape, codes.shape[1]
     step, size = compiled(), min(256, pixels)
@@ -361,7 +361,7 @@ def decode(arrays):
 
 
 def compress(components, pictures, width, height, rounding_loss):
-    """Arrays for the file, with the largest step that will do; pictures.
+    """Arrays for the file, with the largest step that will do, and pictures.
 
     Exact pictures stay exact; the others lose at most `rounding_loss` dB together.
     """
