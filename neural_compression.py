@@ -4,17 +4,18 @@ Each patch of a picture gets a small vector of its own, its latent code. One dec
 by all patches, turns codes into pixels: sigmoid(codes @ weights + bias). Training moves the
 decoder and the codes by gradient descent on the mean squared error.
 
-Run this file; edit a constant and run it again. Ctrl-C ends training early. `--help`: this.
+Run this file; edit a constant and run it again. Ctrl-C ends training early.
 """
 
 import signal
-if __name__ == "__main__":  # no traceback from Ctrl-C during the imports
+if __name__ == "__main__":  # Ctrl-C ends the imports
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 import io
 import math
 import os
 import re
 import sys
+import tempfile
 import time
 import zipfile
 import zlib
@@ -23,7 +24,7 @@ from functools import cache, partial
 from numbers import Integral, Real
 from pathlib import Path
 if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # idle threads free cores
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # then waiting threads sleep
 import numpy as np
 from numba import cfunc, float32, get_num_threads, int64, njit, prange, typeof, void
 
@@ -42,17 +43,19 @@ OUTPUT_DIR = "outputs"  # folder, relative to this file
 
 
 class Refused(Exception):
-    """A mistake that the user can correct, in one line."""
+    """A mistake that the user can correct."""
 
 
-def require(name, value, kind, least, most):
-    """Refuse a constant that is no such number."""
+def constant(name, kind, least, most):
+    """Value of a constant; refused if it isn't a number of this kind and range."""
+    value = globals()[name]
     if isinstance(value, bool) or not isinstance(value, kind) or not least <= value <= most:
         whole = "a whole number" if kind is Integral else "a number"
         raise Refused(f"{name} = {value!r}: has to be {whole} from {least} to {most}")
+    return int(value) if kind is Integral else float(value)
 
 
-# ------ images
+# ---- images
 def radial(x, y, width, height):
     """Brightness falls from 1 in the centre to 0 in a corner."""
     return 1 - np.hypot(x - width / 2, y - height / 2) / math.hypot(width / 2, height / 2)
@@ -60,15 +63,14 @@ def radial(x, y, width, height):
 
 def sine(x, y, width, height):
     """Product of two sine waves, SINE_FREQUENCY periods along each side."""
-    require("SINE_FREQUENCY", SINE_FREQUENCY, Real, 0, 1e6)
-    turn = 2 * np.pi * SINE_FREQUENCY
+    turn = 2 * np.pi * constant("SINE_FREQUENCY", Real, 0, 1e6)
     return (1 + np.sin(turn * x / width) * np.sin(turn * y / height)) / 2
 
 
 def checkerboard(x, y, width, height):
     """CHECKER_SQUARES along each side, white at the top left."""
-    require("CHECKER_SQUARES", CHECKER_SQUARES, Integral, 1, min(width, height))
-    return (x * CHECKER_SQUARES // width + y * CHECKER_SQUARES // height) % 2 == 0
+    squares = constant("CHECKER_SQUARES", Integral, 1, min(width, height))
+    return (x * squares // width + y * squares // height) % 2 == 0
 
 
 PATTERNS = {"radial": radial, "sine": sine, "checkerboard": checkerboard}
@@ -105,8 +107,7 @@ def parse_pgm(content):
         samples = np.frombuffer(content, dtype, size if whole else 0, start)
     else:
         raster = re.sub(rb"#[^\r\n]*", b"", content[start : start + 99 * size + 9999])
-        samples = raster.split() if re.fullmatch(rb"[\s\d]*", raster) else []
-        samples = np.array(samples, np.float64)
+        samples = np.array(raster.split() if re.fullmatch(rb"[\s\d]*", raster) else [], float)
     if samples.size != size or samples.max() > maxval:
         raise Refused(f"has to hold {width} x {height} samples from 0 to {maxval}, no more")
     return samples.reshape(height, width) / maxval, maxval
@@ -138,24 +139,23 @@ def png(picture):
     return file
 
 
-def write_file(path, content):
-    """Write bytes beside `path` and move them there: no reader finds half a file."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+def write_files(folder, files):
+    """Write a dict of names and bytes beside their places, then move all there."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(content)
-        os.replace(beside, path)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as beside:
+            for name, content in files.items():
+                Path(beside, name).write_bytes(content)
+            for name in files:
+                os.replace(Path(beside, name), folder / name)
     except OSError as error:
-        raise Refused(f"{path}: can't be written ({error.strerror})") from None
-    finally:
-        with suppress(OSError):
-            beside.unlink()
+        raise Refused(f"{error.filename2 or folder}: can't be written ({error.strerror})") from None
 
 
-def cut(picture, width, height, mode="edge"):
+def cut(picture, width, height):
     """Patches of a picture, (patches, width * height), filled up with its edge."""
     fill = (0, -picture.shape[0] % height), (0, -picture.shape[1] % width)
-    padded = np.pad(picture, fill, mode)
+    padded = np.pad(picture, fill, "edge")
     grid = padded.reshape(-1, height, padded.shape[1] // width, width)
     return grid.swapaxes(1, 2).reshape(-1, height * width)
 
@@ -169,16 +169,15 @@ def join(patches, shapes, width, height):
         yield grid.reshape(rows * height, -1)[:tall, :wide]
 
 
-# ------ decoder and gradients
+# ---- decoder and gradients
 #   logits     z[i, p] = sum_k codes[i, k] weights[k, p] + bias[p]    patch i, pixel p
 #   output     y       = sigmoid(z) = 1 / (1 + exp(-z))
 #   loss               = mean over i and p of (y - target)^2
-#   delta      d[i, p] = (y - target) y (1 - y)              d loss / dz but for a factor
+#   delta      d[i, p] = (y - target) y (1 - y)        d loss / dz but for a factor
 #   gradients  codes[i, k]:   sum_p weights[k, p] d[i, p]
 #              weights[k, p]: sum_i codes[i, k] d[i, p]      bias[p]: sum_i d[i, p]
 # The bias is the last row of the weights; each code ends in a 1 that stays. The pixels
 # are cut into tiles that fit the cache: an epoch reads and writes each weight once.
-#
 # tanh(x) = x P(x^2) / Q(x^2) from -9 to 9, by Eigen (generic_fast_tanh_float)
 P0, P1, P2, P3 = np.float32([4.89352456e-3, 6.37261929e-4, 1.48572236e-5, 5.12229709e-8])
 P4, P5, P6 = np.float32([-8.60467152e-11, 2.00018790e-13, -2.76076848e-16])
@@ -201,8 +200,8 @@ def step_piece(piece, decoder, codes, targets, moments, sums, steps, rate, beta)
     decoder  float32 (tiles, latent_dim + 1, pixels of a tile)
     codes    float32 (patches, latent_dim + 1)
     targets  float32 (tiles, patches, pixels of a tile)
-    moments  the same, groups added: running sums of delta, of delta^2 per group
-    sums     float32 (tiles, patches, latent_dim + 1): codes' gradients, squared errors
+    moments  the same for patches + groups: running sums of delta, then of delta^2
+    sums     float32 (tiles, patches, latent_dim + 1): codes' gradients, squared error last
     steps    float32 (groups, *decoder.shape): if there is one group, the decoder
     """
     (patches, rows), groups = codes.shape, len(steps)
@@ -234,7 +233,7 @@ def step_piece(piece, decoder, codes, targets, moments, sums, steps, rate, beta)
             for p in range(pixels):
                 gradient += weights[k, p] * delta[p]
             sums[tile, i, k] = gradient
-    for i in range(first, last):
+    for i in range(first, last):  # square is complete
         for p in range(pixels):
             scale = rate / (math.sqrt(square[p]) + TINY) if groups == 1 else ONE
             delta[p] = scale * moment[i, p]
@@ -255,18 +254,18 @@ def compiled():
     matrix, tiles, groups = float32[:, ::1], float32[:, :, ::1], float32[:, :, :, ::1]
     types = tiles, matrix, tiles, tiles, tiles, groups, float32, float32
     options = {"fastmath": True, "error_model": "numpy"}
-    for keep in (True, False):  # in numba's cache or not
+    for keep in (True, False):  # if the cache fails, without
         with suppress(Exception if keep else ()):
             step = cfunc(void(int64, *types), cache=keep, **options)(step_piece)
             loop = njit(void(typeof(step), *types), cache=keep, parallel=True)(step_pieces)
             return partial(loop, step)
 
 
-# ------ training
+# ---- training
 def start_codes(patches, latent_dim, seed):
     """Codes to start from, float32 (patches, latent_dim)."""
     random = np.random.default_rng(seed)
-    if patches > latent_dim:  # alike: training spreads them
+    if patches > latent_dim:  # nearly equal: training spreads them
         return np.float32(0.3 + 0.003 * random.standard_normal((patches, latent_dim)))
     orthonormal, _ = np.linalg.qr(random.standard_normal((latent_dim, patches)))
     return np.float32(math.sqrt(latent_dim) * orthonormal.T)
@@ -278,19 +277,18 @@ def train(targets, codes, epochs, rate=1, log_every=10**9, betas=(0.80, 0.95), c
     targets    (patches, pixels), from 0 to 1
     codes      (patches, latent_dim), as from `start_codes`
     rate       of the first epoch; falls along half a cosine (Loshchilov, Hutter 2017)
-    betas      memory of the moments, first and last: grows as rates fall (Smith 2018)
+    betas      decay of the moments, first and last: grows as rates fall (Smith 2018)
     code_rate  rate of the codes, as a share of `rate`
     Returns codes, weights (latent_dim, pixels), bias and the loss before each step.
-    Adam (Kingma, Ba 2015), one second moment per pixel, per code: see tests/quality.py.
+    Adam (Kingma, Ba 2015), one second moment per pixel, per code: `tests/quality.py choices`.
     """
     (patches, pixels), latent_dim = targets.shape, codes.shape[1]
     step, size = compiled(), min(256, pixels)
-    tiles = -(-pixels // size)
+    tiles = -(-pixels // size)  # filled up with 1/2, as zeros decode
     groups = max(1, min(-(-16 // tiles), patches // 64))  # shares out the patches
-    fill = (0, 0), (0, tiles * size - pixels)  # with 1/2, as a decoder of zeros gives
-    targets = np.pad(targets, fill, constant_values=0.5)
+    targets = np.pad(targets, ((0, 0), (0, tiles * size - pixels)), constant_values=0.5)
     targets = targets.reshape(patches, tiles, size).swapaxes(0, 1).astype(np.float32, "C")
-    codes = np.pad(codes, ((0, 0), (0, 1)), constant_values=1).astype(np.float32, "C")
+    codes = np.hstack([codes, np.ones((patches, 1))]).astype(np.float32, "C")
     decoder = np.zeros((tiles, latent_dim + 1, size), np.float32)
     steps = decoder[None] if groups == 1 else np.zeros((groups, *decoder.shape), np.float32)
     moments = np.zeros((tiles, patches + groups, size), np.float32)
@@ -322,9 +320,9 @@ def train(targets, codes, epochs, rate=1, log_every=10**9, betas=(0.80, 0.95), c
     return codes[:, :-1], rows[:-1], rows[-1], losses
 
 
-# ------ compressed file and report
+# ---- compressed file and report
 def principal_components(codes, weights, bias):
-    """The same logits, codes @ (weights / sizes[:, None]) + bias, from less.
+    """Fewest components with the same logits, codes @ (weights / sizes[:, None]) + bias.
 
     Returns codes U s (patches, components), sizes s, weights s V (components, pixels)
     and bias, with U s V the singular value decomposition of centred codes @ weights.
@@ -333,7 +331,7 @@ def principal_components(codes, weights, bias):
     left, values, right = np.linalg.svd(codes - mean, full_matrices=False)
     right = (values[:, None] * right) @ weights
     squares, turn = np.linalg.eigh(right @ right.T)
-    keep = squares > 1e-10 * squares.max() + 1e-20
+    keep = squares > 1e-14 * squares.max() + 1e-20
     sizes, turn = np.sqrt(squares[keep]), turn[:, keep]
     return left @ turn * sizes, sizes, turn.T @ right, bias + mean @ weights
 
@@ -361,23 +359,19 @@ def decode(arrays):
 
 
 def compress(components, pictures, width, height, rounding_loss):
-    """Arrays for the file, with the largest step that will do, and pictures.
-
-    Exact pictures stay exact; the others lose at most `rounding_loss` dB together.
-    """
-    cuts = [cut(picture, width, height) for picture in pictures]
-    originals, firsts = np.concatenate(cuts), np.cumsum([0, *map(len, cuts[:-1])])
-    real = [cut(np.ones(p.shape), width, height, "constant") for p in pictures]
-    real, exponent = np.concatenate(real), -320
+    """Arrays for the file, with the largest step that will do, and decoded pictures."""
+    shapes, exponent = [p.shape for p in pictures], -320
     for stride in (0, 256, 128, 64, 32, 16, 8, 4, 2, 1):
         arrays = quantise(*components, 2 ** ((exponent + stride) / 16))
-        error = real * np.subtract(originals, decode(arrays), dtype=np.float64)
-        errors = np.add.reduceat(np.einsum("ip,ip->i", error, error), firsts)
+        decoded = [*join(decode(arrays), shapes, width, height)]
+        pairs = zip(pictures, decoded)
+        errors = np.array([np.sum(np.subtract(a, b, dtype=float) ** 2) for a, b in pairs])
         before = errors if stride == 0 else before
+        # exact stays exact, the others lose at most rounding_loss dB
         small = errors.sum() <= before.sum() * 10 ** (rounding_loss / 10)
         if small and not errors[before == 0].any():
-            exponent, best = exponent + stride, arrays
-    return best, [*join(decode(best), (p.shape for p in pictures), width, height)]
+            exponent, best = exponent + stride, (arrays, decoded)
+    return best
 
 
 def pack(arrays):
@@ -416,7 +410,7 @@ def contact_sheet(originals, decoded):
     return sheet.reshape(3 * height, -1)
 
 
-# ------ main
+# ---- main
 def say(line):
     """Print a line; the work goes on if nobody reads."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
@@ -431,51 +425,54 @@ def say(line):
 def check_memory(patches, pixels, latent_dim):
     """Refuse sizes that don't fit into memory."""
     limits = [2**63]
-    with suppress(AttributeError, OSError, ValueError):  # if the system tells
+    with suppress(ImportError, OSError, ValueError):  # if the system tells
+        import resource
+        limits.append(resource.getrlimit(resource.RLIMIT_AS)[0] % 2**63)  # -1: none
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
         limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    most = int(0.9 * min(limits)) // (16 * latent_dim + 32 * patches + 64)
-    require(f"LATENT_DIM = {latent_dim}, {patches} patches, WIDTH x HEIGHT", pixels, Integral, 1, most)
+    need = pixels * (16 * latent_dim + 32 * patches + 64) + 48 * patches * latent_dim
+    if need > 0.9 * min(limits):
+        sizes = f"WIDTH x HEIGHT = {pixels}, LATENT_DIM = {latent_dim}, {patches} patches"
+        raise Refused(f"{sizes}: need {need:.1e} bytes, there are {min(limits):.1e}")
 
 
 def run():
     """Do what the constants say. Returns the exit status."""
-    for name in ("WIDTH", "HEIGHT", "LATENT_DIM", "EPOCHS", "LOG_EVERY"):
-        require(name, globals()[name], Integral, 1, 10**9)
-    require("LEARNING_RATE", LEARNING_RATE, Real, 1e-9, 100)
-    require("ROUNDING_LOSS", ROUNDING_LOSS, Real, 0, 20)
-    require("SEED", SEED, Integral, 0, 10**18)
+    names = "WIDTH", "HEIGHT", "LATENT_DIM", "EPOCHS", "LOG_EVERY"
+    sizes = (constant(name, Integral, 1, 10**9) for name in names)
+    width, height, latent_dim, epochs, log_every = sizes
+    rate = constant("LEARNING_RATE", Real, 1e-9, 100)
+    loss = constant("ROUNDING_LOSS", Real, 0, 20)
+    seed = constant("SEED", Integral, 0, 10**18)
     names = [*IMAGES, OUTPUT_DIR] if isinstance(IMAGES, (tuple, list)) and IMAGES else [0]
     if not all(isinstance(name, str) and name and "\0" not in name for name in names):
-        raise Refused(f"IMAGES = {IMAGES!r} or OUTPUT_DIR = {OUTPUT_DIR!r}: not names in quotes")
-    check_memory(len(IMAGES), WIDTH * HEIGHT, LATENT_DIM)
+        raise Refused(f'IMAGES = {IMAGES!r}, OUTPUT_DIR = {OUTPUT_DIR!r}: not ("name",), "name"')
+    check_memory(len(IMAGES), width * height, latent_dim)
     here = Path(__file__).resolve().parent
     folder, pictures = Path(os.path.realpath(here / OUTPUT_DIR)), []
     for name in IMAGES:
         drawn = name in PATTERNS
         if not drawn and folder in Path(os.path.realpath(here / name)).parents:
-            raise Refused(f"{name}: is in IMAGES and in OUTPUT_DIR, a run may overwrite it")
-        pictures.append(draw(name, WIDTH, HEIGHT) if drawn else read_picture(here / name))
-    patches = np.concatenate([cut(picture, WIDTH, HEIGHT) for picture in pictures])
-    check_memory(len(patches), WIDTH * HEIGHT, LATENT_DIM)
-    write_file(folder / ".writable", b"")
-    (folder / ".writable").unlink(missing_ok=True)
-    for name in {*IMAGES} & {*PATTERNS}:
-        write_file(folder / f"generated_{name}.pgm", pgm(pictures[IMAGES.index(name)]))
-    shape = f"{len(pictures)} pictures, {len(patches)} patches of {WIDTH} x {HEIGHT}"
-    say(f"training on {shape}: latent_dim {LATENT_DIM}, {get_num_threads()} threads")
-    codes = start_codes(len(patches), LATENT_DIM, SEED)
-    *model, losses = train(patches / 255, codes, EPOCHS, LEARNING_RATE, LOG_EVERY)
+            raise Refused(f"{name}: is in OUTPUT_DIR: a run may overwrite it")
+        pictures.append(draw(name, width, height) if drawn else read_picture(here / name))
+    patches = np.concatenate([cut(picture, width, height) for picture in pictures])
+    check_memory(len(patches), width * height, latent_dim)
+    drawn = {*IMAGES} & {*PATTERNS}
+    write_files(folder, {f"generated_{n}.pgm": pgm(pictures[IMAGES.index(n)]) for n in drawn})
+    shape = f"{len(pictures)} pictures, {len(patches)} patches of {width} x {height}"
+    say(f"training on {shape}: latent_dim {latent_dim}, {get_num_threads()} threads")
+    codes = start_codes(len(patches), latent_dim, seed)
+    *model, losses = train(patches / 255, codes, epochs, rate, log_every)
     say(f"after epoch {len(losses)}: looking for the largest rounding step ...")
-    arrays, decoded = compress(principal_components(*model), pictures, WIDTH, HEIGHT, ROUNDING_LOSS)
-    shapes = [(HEIGHT, WIDTH), *(picture.shape for picture in pictures)]
-    file = pack({**arrays, "names": IMAGES, "shapes": shapes})
-    write_file(folder / "compressed.npz", file)
-    for index, picture in enumerate(decoded):
-        write_file(folder / f"final_decoded_{index}.pgm", pgm(picture))
-    write_file(folder / "comparison.png", png(contact_sheet(pictures[:8], decoded[:8])))
-    report(IMAGES, pictures, decoded, file)
-    return 130 if len(losses) < EPOCHS else 0
+    components = principal_components(*model)
+    arrays, decoded = compress(components, pictures, width, height, loss)
+    shapes = [(height, width), *(p.shape for p in pictures)]
+    files = {f"final_decoded_{n}.pgm": pgm(picture) for n, picture in enumerate(decoded)}
+    files["comparison.png"] = png(contact_sheet(pictures[:8], decoded[:8]))
+    files["compressed.npz"] = pack({**arrays, "names": IMAGES, "shapes": shapes})
+    write_files(folder, files)
+    report(IMAGES, pictures, decoded, files["compressed.npz"])
+    return 130 if len(losses) < epochs else 0
 
 
 def main(arguments):
@@ -487,14 +484,17 @@ def main(arguments):
             raise Refused("takes no arguments but --help; edit the constants")
         return 0 if arguments else run()
     except (Refused, MemoryError, KeyboardInterrupt) as error:
-        print("neural_compression.py:", str(error) or type(error).__name__, file=sys.stderr)
+        words = str(error).split() or [type(error).__name__]
+        print("neural_compression.py:", *words, file=sys.stderr)
         return 130 if isinstance(error, KeyboardInterrupt) else 2
 
 
 if __name__ == "__main__":
     if len(sys.argv) == 1:
-        compiled()  # before Ctrl-C raises an exception, which numba might lose
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    status = main(sys.argv[1:])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run is over
+        compiled()  # before Ctrl-C raises: numba might lose that
+    status = 130
+    with suppress(KeyboardInterrupt):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        status = main(sys.argv[1:])
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run is over
     sys.exit(status)

@@ -95,7 +95,7 @@ def constants(**values):
 def start(command, environment, **options):
     """Start a process whose output can be read; it ends with the test, or after 5 minutes."""
     inherited = {**os.environ}
-    for name in ("PYTHONUNBUFFERED", "PYTHONIOENCODING", "NUMBA_CACHE_DIR", "GOMP_SPINCOUNT"):
+    for name in ("PYTHONUNBUFFERED", "PYTHONIOENCODING", "NUMBA_CACHE_DIR", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
         inherited.pop(name, None)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8", "errors": "replace"}
     process = subprocess.Popen(command, env={**inherited, **environment}, **{**pipes, **options})

@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -427,44 +428,49 @@ def test_png_is_compressed(program):
     assert len(program.png(np.zeros((256, 256), np.uint8))) < 1000
 
 
-def test_write_file_makes_folders_and_replaces_files(program, tmp_path):
-    path = tmp_path / "new" / "folder" / "file"
-    for content in (b"first, longer", b"second"):
-        program.write_file(path, content)
-        assert path.read_bytes() == content
-        assert [entry.name for entry in path.parent.iterdir()] == ["file"]
+def test_write_files_makes_folders_and_replaces_files(program, tmp_path):
+    folder = tmp_path / "new" / "folder"
+    program.write_files(folder, {})
+    assert list(folder.iterdir()) == []
+    for files in ({"a": b"first, longer", "b": b"first"}, {"a": b"second", "b": b""}):
+        program.write_files(folder, files)
+        assert {entry.name: entry.read_bytes() for entry in folder.iterdir()} == files
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_a_failed_write_leaves_the_old_file_and_no_other(program, tmp_path, monkeypatch, error):
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
+def test_a_failed_write_leaves_the_old_files_and_no_other(program, tmp_path, monkeypatch, error):
+    for name in "ab":
+        (tmp_path / name).write_bytes(b"old")
     moves = []
 
     def fail(source, target):
-        moves.append((source, target, source.read_bytes(), path.read_bytes()))
+        beside = {entry.name: entry.read_bytes() for entry in Path(source).parent.iterdir()}
+        moves.append((Path(source), target, beside, (tmp_path / "a").read_bytes()))
         raise error
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(program.Refused if isinstance(error, OSError) else KeyboardInterrupt) as caught:
-        program.write_file(path, b"new")
+        program.write_files(tmp_path, {"a": b"new", "b": b"new too"})
     monkeypatch.undo()
     if isinstance(error, OSError):
         message = str(caught.value)
-        assert message.startswith(f"{path}: ") and "No space left on device" in message and "\n" not in message
-    ((source, target, content, before),) = moves
-    assert target == path and content == b"new" and before == b"old"  # all was written before the move
-    assert source.parent == tmp_path and str(os.getpid()) in source.name  # two runs don't share it
-    assert path.read_bytes() == b"old" and [entry.name for entry in tmp_path.iterdir()] == ["file"]
+        assert message.startswith(f"{tmp_path}: ") and "No space left on device" in message and "\n" not in message
+    ((source, target, beside, before),) = moves
+    assert beside == {"a": b"new", "b": b"new too"} and before == b"old"  # all was written before the first move
+    assert target == tmp_path / "a" and source.parent.parent == tmp_path  # on the same device
+    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == {"a": b"old", "b": b"old"}
 
 
 def test_a_place_that_cannot_be_written_is_refused(program, tmp_path):
     (tmp_path / "file").write_bytes(b"")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("x" * 300)):
+        for files in ({}, {"name": b"new"}):
+            with pytest.raises(program.Refused) as refusal:
+                program.write_files(folder, files)
+            assert str(refusal.value).startswith(f"{folder}: ") and "\n" not in str(refusal.value)
     (tmp_path / "folder").mkdir()
-    for path in (tmp_path / "file" / "below", tmp_path / "folder", tmp_path / ("x" * 300) / "file"):
-        with pytest.raises(program.Refused) as refusal:
-            program.write_file(path, b"new")
-        assert str(refusal.value).startswith(f"{path}: ") and "\n" not in str(refusal.value)
+    with pytest.raises(program.Refused, match=f"{tmp_path}/folder: can't be written"):
+        program.write_files(tmp_path, {"folder": b"new"})
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "folder"]
 
 

@@ -1,6 +1,7 @@
 """The program as a whole: what it prints and saves, what it refuses, how it is interrupted."""
 
 import contextlib
+import io
 import math
 import os
 import pickle
@@ -153,12 +154,21 @@ def test_default_report_and_size(default_run):
     assert (folder / "outputs" / "compressed.npz").stat().st_size <= 0.92 * 3 * 65536
 
 
+def git(*arguments):
+    """What git prints about this checkout, in bytes."""
+    try:
+        return subprocess.run(["git", *arguments], cwd=SCRIPT.parent, capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a checkout")
+
+
 def test_samples_in_the_repository_are_those_of_the_default_run(default_run):
+    """The committed ones: what lies in outputs/ now may be of other constants."""
     folder, _, _ = default_run
-    samples = sorted((SCRIPT.parent / "outputs").glob("*.pgm"))
-    assert {path.name for path in samples} == {name for name in DEFAULT_FILES if name.endswith(".pgm")}
+    samples = git("ls-files", "outputs/*.pgm").decode().split()
+    assert {Path(path).name for path in samples} == {name for name in DEFAULT_FILES if name.endswith(".pgm")}
     for path in samples:
-        assert path.read_bytes() == (folder / "outputs" / path.name).read_bytes(), path.name
+        assert git("show", f":{path}") == (folder / path).read_bytes(), path
 
 
 def test_same_bytes_again_from_the_cache_with_another_number_of_threads(default_run):
@@ -404,8 +414,13 @@ def test_bad_constants_are_refused_by_name(run_imported, tmp_path, name, value):
     "name, value",
     [
         ("WIDTH", np.int64(16)),
-        ("EPOCHS", np.int64(30)),
-        ("LATENT_DIM", np.int64(3)),
+        ("WIDTH", np.uint8(200)),
+        ("HEIGHT", np.int16(2000)),
+        ("EPOCHS", np.int8(127)),
+        ("LATENT_DIM", np.int32(3)),
+        ("LOG_EVERY", np.uint8(50)),
+        ("CHECKER_SQUARES", np.int8(24)),
+        ("SINE_FREQUENCY", np.float32(2.5)),
         ("LEARNING_RATE", np.float32(0.5)),
         ("LEARNING_RATE", 100),
         ("ROUNDING_LOSS", 0),
@@ -418,8 +433,13 @@ def test_bad_constants_are_refused_by_name(run_imported, tmp_path, name, value):
     ],
 )
 def test_good_constants_are_accepted(run_imported, tmp_path, name, value):
-    status, _, errors = run_imported(**{**SMALL, name: value})
-    assert (status, errors) == (0, "") and readable(tmp_path / "outputs")
+    """Numbers of NumPy give what Python's own give."""
+    results = []
+    for number in (value, value.item() if isinstance(value, np.generic) else value):
+        status, _, errors = run_imported(**{**SMALL, name: number})
+        assert (status, errors) == (0, "") and readable(tmp_path / "outputs")
+        results.append(contents(tmp_path / "outputs"))
+    assert results[0] == results[1]
 
 
 def test_constants_of_a_pattern_count_only_when_it_is_drawn(run_imported):
@@ -429,11 +449,18 @@ def test_constants_of_a_pattern_count_only_when_it_is_drawn(run_imported):
     assert "SINE_FREQUENCY = 'high'" in run_imported(**bad, IMAGES=("sine",))[2]
 
 
-def test_bad_constant_in_an_edited_copy(tmp_path):
-    status, output, errors = run_process(edit(tmp_path, LATENT_DIM=0))
+@pytest.mark.parametrize("name, value", [("WIDTH", np.eye(3)), ("IMAGES", np.array([["radial"], ["sine"]])), ("IMAGES", ["a\nb.pgm"])])
+def test_refusals_of_values_with_lines_are_one_line(run_imported, name, value):
+    status, output, errors = run_imported(**{**SMALL, name: value})
+    assert (status, output) == (2, "") and re.fullmatch(ONE_LINE, errors)
+
+
+def test_bad_constant_in_a_process(adjustable, tmp_path):
+    folder = tmp_path / "outputs"
+    status, output, errors = run_process(adjustable, **constants(LATENT_DIM=0, OUTPUT_DIR=str(folder)))
     assert (status, output) == (2, "")
     assert errors == "neural_compression.py: LATENT_DIM = 0: has to be a whole number from 1 to 1000000000\n"
-    assert not set(os.listdir(tmp_path)) - {"neural_compression.py", "__pycache__"}
+    assert not folder.exists()
 
 
 # --------------------------------------------------------- pictures and patches
@@ -759,14 +786,16 @@ def test_memory_limit_of_the_process(adjustable, tmp_path):
     assert re.search("memory|allocate|LATENT_DIM", errors)
 
 
-def limited(monkeypatch, cgroup="max\n", pages=2**40):
+def limited(monkeypatch, cgroup="max\n", pages=2**40, process=-1):
     """A system that grants as much memory as the arguments say."""
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(resource, "getrlimit", lambda what: {resource.RLIMIT_AS: (process, -1)}[what])
     real = Path.read_text
     monkeypatch.setattr(Path, "read_text", lambda path, *a: cgroup if "cgroup" in str(path) else real(path, *a))
     monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": pages}[name])
 
 
-@pytest.mark.parametrize("limit", [{"cgroup": "10000000\n"}, {"pages": 10**7}])
+@pytest.mark.parametrize("limit", [{"cgroup": "10000000\n"}, {"pages": 10**7}, {"process": 10**7}])
 def test_memory_limits_of_the_system(run_imported, monkeypatch, tmp_path, limit):
     limited(monkeypatch)
     assert run_imported(EPOCHS=1)[0] == 0
@@ -796,16 +825,18 @@ def test_limits_that_arent_told_are_none(run_imported, monkeypatch, tmp_path):
     assert run_imported(**SMALL)[0] == 0
     monkeypatch.setattr(os, "sysconf", missing)
     assert run_imported(**SMALL)[0] == 0
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    assert run_imported(**SMALL)[0] == 0
 
 
-@pytest.mark.parametrize("side, latent_dim, patches", [(256, 64, 3), (128, 2, 40), (16, 24, 500)])
+@pytest.mark.parametrize("side, latent_dim, patches", [(256, 64, 3), (128, 2, 40), (16, 24, 500), (1, 300_000, 3)])
 def test_memory_estimate(run_imported, program, monkeypatch, tmp_path, side, latent_dim, patches):
     """What is refused is what training takes, within a factor; measured without the tenth for the rest."""
     values = np.random.default_rng(0).integers(0, 256, (patches, side * side), np.uint8)
     tracemalloc.start()
     try:
         codes = program.start_codes(patches, latent_dim, 0)
-        trained = program.train(values / np.float32(255), codes, 2)
+        trained = program.train(values / 255, codes, 2)
         components = program.principal_components(*trained[:3])
         program.compress(components, list(values.reshape(patches, side, side)), side, side, 0.05)
         peak = tracemalloc.get_traced_memory()[1] + values.nbytes
@@ -903,9 +934,19 @@ def test_interrupt_before_the_first_epoch_is_done(run_imported, program, monkeyp
     assert readable(tmp_path / "outputs")
 
 
-def test_interrupt_at_the_first_line(tmp_path):
-    """That is during compilation, or on a busy machine a little later."""
+def test_interrupt_during_compilation(tmp_path):
+    """When the first of the two functions is in the cache, or on a busy machine a little later."""
     process = start_process(edit(tmp_path, **ENDLESS))
+    while not list(tmp_path.glob("__pycache__/*.step_piece-*.nbi")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    status, output, errors = finish(process)
+    assert status in (130, -signal.SIGINT) and quiet(errors)
+    assert status == 130 or not output
+
+
+def test_interrupt_at_the_first_line(adjustable, tmp_path):
+    process = start_process(adjustable, **constants(**ENDLESS, OUTPUT_DIR=str(tmp_path / "outputs")))
     interrupt_at("training on", process)
     status, _, errors = finish(process)
     assert status == 130 and quiet(errors)
@@ -933,6 +974,28 @@ def test_interrupt_after_the_report(adjustable, tmp_path):
     given = constants(**SMALL, OUTPUT_DIR=str(tmp_path / "outputs"))
     status, _, errors = run_process(adjustable, PYTHONPATH=str(tmp_path), **given)
     assert (status, errors) == (0, "") and readable(tmp_path / "outputs") == DEFAULT_FILES
+
+
+@pytest.mark.parametrize("handler", ["default_int_handler", "SIG_IGN"])
+def test_interrupt_between_the_handlers(adjustable, tmp_path, handler):
+    """At the moment when Ctrl-C begins to raise an exception, and just before it is ignored."""
+    (tmp_path / "sitecustomize.py").write_text(f"""
+import os, signal
+real = signal.signal
+
+def change(number, handler):
+    if handler == signal.SIG_IGN == signal.{handler}:
+        os.kill(os.getpid(), signal.SIGINT)
+    real(number, handler)
+    if handler == signal.default_int_handler == signal.{handler}:
+        os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal = change
+""")
+    given = constants(**SMALL, OUTPUT_DIR=str(tmp_path / "outputs"))
+    status, output, errors = run_process(adjustable, PYTHONPATH=str(tmp_path), **given)
+    assert (status, errors) == ((0, "") if handler == "SIG_IGN" else (130, ""))
+    assert ("with zlib" in output) == (handler == "SIG_IGN")
 
 
 def test_interrupts_at_random_moments(adjustable, tmp_path):
@@ -999,12 +1062,20 @@ def test_reader_that_goes_away(adjustable, tmp_path):
     assert readable(tmp_path / "outputs") == DEFAULT_FILES
 
 
-def test_lines_are_printed_at_once(adjustable, tmp_path):
-    """Into a pipe as well: the first line is there although training never ends."""
-    given = constants(**{**ENDLESS, "LOG_EVERY": 10**9}, OUTPUT_DIR=str(tmp_path / "outputs"))
-    process = start_process(adjustable, **given)
-    assert process.stdout.readline().startswith("training on 3 pictures")
-    assert process.poll() is None
+def test_lines_are_printed_at_once(run_imported, program, monkeypatch):
+    """Into a pipe as well: before training begins, the first line is there."""
+    there = io.BytesIO()
+
+    def train(*arguments):
+        seen = there.getvalue()  # what isn't flushed isn't in it
+        assert seen.startswith(b"training on 3 pictures") and seen.endswith(b" threads" + os.linesep.encode())
+        raise program.Refused("seen")
+
+    monkeypatch.setattr(program, "train", train)
+    with io.TextIOWrapper(there, encoding="utf-8") as output, monkeypatch.context() as context:
+        context.setattr(sys, "stdout", output)
+        status, _, errors = run_imported(**SMALL)
+    assert status == 2 and errors.endswith(": seen\n")
 
 
 @pytest.mark.parametrize("redirection, result", [(">/dev/full", 2), (">&-", 0)])
@@ -1040,10 +1111,7 @@ def test_import_prints_draws_and_writes_nothing_and_spincount_of_the_user_stays(
 
 
 def test_top_level_is_what_was_agreed():
-    listed = subprocess.run(["git", "ls-files"], cwd=SCRIPT.parent, capture_output=True, text=True)
-    if listed.returncode:
-        pytest.skip("not a checkout")
-    names = {name.split("/")[0] for name in listed.stdout.splitlines()}
+    names = {name.split("/")[0] for name in git("ls-files").decode().splitlines()}
     allowed = {"neural_compression.py", "README.md", "requirements.txt", "tests", "outputs"}
     assert {name for name in names if not name.startswith(".")} <= allowed
     requirements = (SCRIPT.parent / "requirements.txt").read_text()

@@ -1,9 +1,7 @@
 """Kernel, training and compressed file against float64 NumPy written another way, and against finite differences."""
 
 import io
-import os
 import re
-import subprocess
 import sys
 import time
 import zipfile
@@ -11,7 +9,7 @@ import zipfile
 import numba
 import numpy as np
 import pytest
-from conftest import SCRIPT
+from conftest import SCRIPT, finish, start
 
 
 def sigmoid(z):
@@ -252,15 +250,19 @@ print(numba.get_num_threads(), file=sys.stderr)
 
 def test_the_number_of_threads_changes_no_byte():
     """Of codes, weights and bias, with one group of patches and with several."""
-    outputs = []
-    for threads in "123":
-        run = subprocess.run(
-            [sys.executable, "-c", THREADS, str(SCRIPT.parent)],
-            env={**os.environ, "NUMBA_NUM_THREADS": threads}, capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
-        assert run.returncode == 0 and run.stderr.split() == [threads], run.stderr
-        outputs.append(run.stdout)
+    command, outputs = [sys.executable, "-c", THREADS, str(SCRIPT.parent)], []
+    processes = [start(command, {"NUMBA_NUM_THREADS": threads}) for threads in "123"]
+    for threads, process in zip("123", processes):
+        status, output, errors = finish(process)
+        assert status == 0 and errors.split() == [threads], errors
+        outputs.append(output)
     assert outputs[0] == outputs[1] == outputs[2] and len(set(outputs[0].split())) == 6
+
+
+def test_targets_and_codes_of_different_number_are_refused(program):
+    for codes in (4, 50):  # before the kernel reads or writes outside of its arrays
+        with pytest.raises(ValueError):
+            program.train(np.zeros((5, 30)), np.zeros((codes, 3)), 1)
 
 
 @pytest.mark.parametrize("patches, latent_dim", [(1, 1), (3, 3), (3, 16), (24, 24)])
@@ -413,6 +415,21 @@ def test_components_that_do_nothing_are_dropped(program):
         assert turned.shape == (10, kept) and turned_rows.shape == (kept, 50)
         logits = turned @ (turned_rows / sizes[:, None]) + shift
         np.testing.assert_allclose(logits, np.float64(same) @ np.float64(rows) + bias, atol=1e-5)
+
+
+def test_one_pixel_that_differs_by_a_level_comes_back(program):
+    """Two pictures are black and white, of opposite signs; the third differs from the first in one pixel."""
+    random = np.random.default_rng(0)
+    first = np.where(random.random(200_000) < 0.5, 12.0, -12.0)
+    first[7] = 0.0
+    third = first.copy()
+    third[7] = 0.02  # 129 and not 128
+    rows = np.float32([first, -first, third])
+    codes = np.float32(np.linalg.qr(random.standard_normal((3, 3)))[0])
+    parts = program.principal_components(codes, np.float32(codes.T @ rows), np.zeros(rows.shape[1], np.float32))
+    pictures = list(np.uint8(np.floor(255 * sigmoid(rows) + 0.5)).reshape(3, 400, 500))
+    _, decoded = program.compress(parts, pictures, 500, 400, 0.05)
+    assert pictures[2][0, 7] == 129 and all(np.array_equal(a, b) for a, b in zip(pictures, decoded))
 
 
 def whole_numbers(digits):
