@@ -365,9 +365,9 @@ def compress(components, pictures, width, height, rounding_loss):
         arrays = quantise(*components, 2 ** ((exponent + stride) / 16))
         decoded = [*join(decode(arrays), shapes, width, height)]
         pairs = zip(pictures, decoded)
-        errors = np.array([np.sum(np.subtract(a, b, dtype=float) ** 2) for a, b in pairs])
+        errors = np.array([np.linalg.norm(np.subtract(a, b, dtype=float)) for a, b in pairs]) ** 2
         before = errors if stride == 0 else before
-        # exact stays exact, the others lose at most rounding_loss dB
+        # exact stays exact, others lose at most rounding_loss dB
         small = errors.sum() <= before.sum() * 10 ** (rounding_loss / 10)
         if small and not errors[before == 0].any():
             exponent, best = exponent + stride, (arrays, decoded)

@@ -434,44 +434,35 @@ def table_against():
               f"the other {spread(other)} ms, x {ratios(here, other)}", flush=True)
 
 
-SPINNING = {
-    "as it is (GOMP_SPINCOUNT 10000)": {},
-    "OpenMP's default (300000)": {"GOMP_SPINCOUNT": "300000"},
-    "OMP_WAIT_POLICY passive (0)": {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"},
-}
-
-
-def table_busy():
+def table_busy(counts=(10_000, 0, 1000, 100_000, 300_000), rounds=5):
     """Training seconds of the default run on an idle machine, on a busy one, and of two at once.
 
-    Threads that wait for work spin for a while before they sleep. GOMP_SPINCOUNT overrides
-    OMP_WAIT_POLICY; 300000 is what libgomp takes if neither is set, 0 if the policy is passive.
+    Threads that wait for work spin for a while before they sleep. GOMP_SPINCOUNT says how long:
+    the program takes 10000, libgomp by itself 300000, and 0 if OMP_WAIT_POLICY is passive.
     """
     scripts = [edited(folder()) for _ in range(2)]
     for script in scripts:
         whole_process([script])
     spin = [sys.executable, "-c", "while True: pass"]
-    loads = ("idle", 1, 0), ("all cores busy", 1, os.cpu_count()), ("two at once", 2, 0)
-    times = {}
-    for _ in range(ROUNDS):
-        for case, together, spinning in loads:
-            for setting, environment in SPINNING.items():
-                busy = [subprocess.Popen(spin) for _ in range(spinning)]
-                runs = [
-                    subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE,
-                                     text=True, env={**PLAIN, **environment})
-                    for script in scripts[:together]
-                ]
-                outputs = [run.communicate()[0] for run in runs]
-                for process in busy:
-                    process.kill()
-                    process.wait()
-                slowest = max(map(logged_seconds, outputs))
-                times.setdefault((case, setting), []).append(slowest)
-    plain, *_ = SPINNING
-    for (case, setting), values in times.items():
-        more = ratios(values, times[case, plain])
-        print(f"  {case:16}{setting:34}{spread(values, 2):>22} s   x {more}")
+    loads = {"idle": (1, 0), "all cores busy": (1, os.cpu_count()), "two at once": (2, 0)}
+    times = {(count, load): [] for count in counts for load in loads}
+    for _ in range(rounds):
+        for (count, load), seconds in times.items():
+            together, spinning = loads[load]
+            busy = [subprocess.Popen(spin) for _ in range(spinning)]
+            runs = [
+                subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True,
+                                 env={**PLAIN, "GOMP_SPINCOUNT": str(count)})
+                for script in scripts[:together]
+            ]
+            outputs = [run.communicate()[0] for run in runs]
+            for process in busy:
+                process.kill()
+                process.wait()
+            seconds.append(max(map(logged_seconds, outputs)))
+    for (count, load), seconds in times.items():
+        more = ratios(seconds, times[count, "idle"])
+        print(f"  GOMP_SPINCOUNT {count:6} {load:16}{spread(seconds, 2):>22} s   x {more} of idle")
 
 
 def table_search():
