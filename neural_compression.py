@@ -15,7 +15,6 @@ import math
 import os
 import re
 import sys
-import tempfile
 import time
 import zipfile
 import zlib
@@ -24,20 +23,20 @@ from functools import cache, partial
 from numbers import Integral, Real
 from pathlib import Path
 if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # then waiting threads sleep
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # waiting threads soon sleep
 import numpy as np
 from numba import cfunc, float32, get_num_threads, int64, njit, prange, typeof, void
 
-WIDTH = 256  # pixels of a patch
-HEIGHT = 256  # pixels of a patch
-IMAGES = ("radial", "sine", "checkerboard")  # patterns, paths of PGM files
+WIDTH = 256  # of a patch, in pixels
+HEIGHT = 256  # of a patch, in pixels
+IMAGES = ("radial", "sine", "checkerboard")  # patterns or PGM files
 SINE_FREQUENCY = 40  # periods along each side
 CHECKER_SQUARES = 16  # along each side
 LATENT_DIM = 16  # numbers per code
 EPOCHS = 1000  # full-batch training steps
-LEARNING_RATE = 1.0  # of the first epoch; 1 suits every size
+LEARNING_RATE = 1.0  # of the first epoch; 1 suits all
 ROUNDING_LOSS = 0.05  # dB to lose for a smaller file; exact stays exact
-LOG_EVERY = 10  # epochs between two lines of the log
+LOG_EVERY = 10  # epochs per line of the log
 SEED = 0  # of the codes that training starts from
 OUTPUT_DIR = "outputs"  # folder, relative to this file
 
@@ -47,7 +46,7 @@ class Refused(Exception):
 
 
 def constant(name, kind, least, most):
-    """Value of a constant; refused if it isn't a number of this kind and range."""
+    """Value of a constant; refused if it isn't of this kind and range."""
     value = globals()[name]
     if isinstance(value, bool) or not isinstance(value, kind) or not least <= value <= most:
         whole = "a whole number" if kind is Integral else "a number"
@@ -140,16 +139,20 @@ def png(picture):
 
 
 def write_files(folder, files):
-    """Write a dict of names and bytes beside their places, then move all there."""
+    """Write files, {name: bytes}, beside their places, then move all there."""
+    beside = [folder / f".{name}.{os.getpid()}" for name in [*files, "trial"]]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as beside:
-            for name, content in files.items():
-                Path(beside, name).write_bytes(content)
-            for name in files:
-                os.replace(Path(beside, name), folder / name)
+        for path, content in zip(beside, [*files.values(), b""]):
+            path.write_bytes(content)
+        for path, name in zip(beside, files):
+            os.replace(path, folder / name)
     except OSError as error:
         raise Refused(f"{error.filename2 or folder}: can't be written ({error.strerror})") from None
+    finally:
+        for path in beside:
+            with suppress(OSError):
+                path.unlink()
 
 
 def cut(picture, width, height):
@@ -182,7 +185,7 @@ def join(patches, shapes, width, height):
 P0, P1, P2, P3 = np.float32([4.89352456e-3, 6.37261929e-4, 1.48572236e-5, 5.12229709e-8])
 P4, P5, P6 = np.float32([-8.60467152e-11, 2.00018790e-13, -2.76076848e-16])
 Q0, Q1, Q2, Q3 = np.float32([4.89352519e-3, 2.26843463e-3, 1.18534706e-4, 1.19825839e-6])
-ZERO, HALF, ONE, NINE, TINY = np.float32([0, 0.5, 1, 9, 1e-12])  # a Python number is float64
+ZERO, HALF, ONE, NINE, TINY = np.float32([0, 0.5, 1, 9, 1e-12])  # a literal would be float64
 
 
 @njit(inline="always")
@@ -200,9 +203,9 @@ def step_piece(piece, decoder, codes, targets, moments, sums, steps, rate, beta)
     decoder  float32 (tiles, latent_dim + 1, pixels of a tile)
     codes    float32 (patches, latent_dim + 1)
     targets  float32 (tiles, patches, pixels of a tile)
-    moments  the same for patches + groups: running sums of delta, then of delta^2
-    sums     float32 (tiles, patches, latent_dim + 1): codes' gradients, squared error last
-    steps    float32 (groups, *decoder.shape): if there is one group, the decoder
+    moments  (tiles, patches + groups, ...): running sums of delta, of delta^2
+    sums     float32 (tiles, patches, latent_dim + 1): codes' gradients, squared error
+    steps    float32 (groups, *decoder.shape): with one group, the decoder itself
     """
     (patches, rows), groups = codes.shape, len(steps)
     tile, group = divmod(piece, groups)
@@ -254,7 +257,7 @@ def compiled():
     matrix, tiles, groups = float32[:, ::1], float32[:, :, ::1], float32[:, :, :, ::1]
     types = tiles, matrix, tiles, tiles, tiles, groups, float32, float32
     options = {"fastmath": True, "error_model": "numpy"}
-    for keep in (True, False):  # if the cache fails, without
+    for keep in (True, False):  # uncached if the cache fails
         with suppress(Exception if keep else ()):
             step = cfunc(void(int64, *types), cache=keep, **options)(step_piece)
             loop = njit(void(typeof(step), *types), cache=keep, parallel=True)(step_pieces)
@@ -272,7 +275,7 @@ def start_codes(patches, latent_dim, seed):
 
 
 def train(targets, codes, epochs, rate=1, log_every=10**9, betas=(0.80, 0.95), code_rate=0.01):
-    """Train a decoder and codes, a full-batch step per epoch, until Ctrl-C.
+    """Train decoder and codes, a full-batch step per epoch; Ctrl-C ends it.
 
     targets    (patches, pixels), from 0 to 1
     codes      (patches, latent_dim), as from `start_codes`
@@ -284,7 +287,7 @@ def train(targets, codes, epochs, rate=1, log_every=10**9, betas=(0.80, 0.95), c
     """
     (patches, pixels), latent_dim = targets.shape, codes.shape[1]
     step, size = compiled(), min(256, pixels)
-    tiles = -(-pixels // size)  # filled up with 1/2, as zeros decode
+    tiles = -(-pixels // size)  # filled with 1/2: zeros decode to it
     groups = max(1, min(-(-16 // tiles), patches // 64))  # shares out the patches
     targets = np.pad(targets, ((0, 0), (0, tiles * size - pixels)), constant_values=0.5)
     targets = targets.reshape(patches, tiles, size).swapaxes(0, 1).astype(np.float32, "C")
@@ -299,7 +302,7 @@ def train(targets, codes, epochs, rate=1, log_every=10**9, betas=(0.80, 0.95), c
         for epoch in range(1, epochs + 1):
             decay = (1 + math.cos(math.pi * (epoch - 1) / epochs)) / 2
             beta = np.float32(betas[1] - (betas[1] - betas[0]) * decay)
-            weight = beta * weight + 1  # total in a running sum
+            weight = beta * weight + 1  # sum of weights so far
             now = rate * decay / math.sqrt(weight)  # for mean / sqrt(mean square)
             pixel_rate = np.float32(now / math.sqrt(latent_dim * max(latent_dim, patches)))
             step(decoder, codes, targets, moments, sums, steps, pixel_rate, beta)
@@ -353,13 +356,12 @@ def decode(arrays):
     digits = arrays["codes"], arrays["weights"], arrays["bias"]
     codes, weights, bias = (np.tensordot(256.0 ** np.arange(len(a)), a, 1) for a in digits)
     codes, bias = codes.T * arrays["scales"][:-1], bias * arrays["scales"][-1]
-    some = max(1, 2**15 // bias.size)  # patches, which then fit the cache
-    logits = (codes[n : n + some] @ weights + bias for n in range(0, len(codes), some))
-    return np.concatenate([to_grey((1 + np.tanh(z / 2)) / 2) for z in logits])
+    chunks = np.array_split(codes, 1 + len(codes) * bias.size // 2**15)  # fit the cache
+    return np.concatenate([to_grey((1 + np.tanh((c @ weights + bias) / 2)) / 2) for c in chunks])
 
 
 def compress(components, pictures, width, height, rounding_loss):
-    """Arrays for the file, with the largest step that will do, and decoded pictures."""
+    """Arrays for the file, with the largest step that will do; decoded pictures."""
     shapes, exponent = [p.shape for p in pictures], -320
     for stride in (0, 256, 128, 64, 32, 16, 8, 4, 2, 1):
         arrays = quantise(*components, 2 ** ((exponent + stride) / 16))
@@ -367,7 +369,7 @@ def compress(components, pictures, width, height, rounding_loss):
         pairs = zip(pictures, decoded)
         errors = np.array([np.linalg.norm(np.subtract(a, b, dtype=float)) for a, b in pairs]) ** 2
         before = errors if stride == 0 else before
-        # exact stays exact, others lose at most rounding_loss dB
+        # exact stays exact; in all, rounding_loss dB may be lost
         small = errors.sum() <= before.sum() * 10 ** (rounding_loss / 10)
         if small and not errors[before == 0].any():
             exponent, best = exponent + stride, (arrays, decoded)
@@ -450,15 +452,14 @@ def run():
     check_memory(len(IMAGES), width * height, latent_dim)
     here = Path(__file__).resolve().parent
     folder, pictures = Path(os.path.realpath(here / OUTPUT_DIR)), []
+    drawn = {name: draw(name, width, height) for name in IMAGES if name in PATTERNS}
     for name in IMAGES:
-        drawn = name in PATTERNS
-        if not drawn and folder in Path(os.path.realpath(here / name)).parents:
+        if name not in drawn and folder in Path(os.path.realpath(here / name)).parents:
             raise Refused(f"{name}: is in OUTPUT_DIR: a run may overwrite it")
-        pictures.append(draw(name, width, height) if drawn else read_picture(here / name))
+        pictures.append(drawn[name] if name in drawn else read_picture(here / name))
     patches = np.concatenate([cut(picture, width, height) for picture in pictures])
     check_memory(len(patches), width * height, latent_dim)
-    drawn = {*IMAGES} & {*PATTERNS}
-    write_files(folder, {f"generated_{n}.pgm": pgm(pictures[IMAGES.index(n)]) for n in drawn})
+    write_files(folder, {f"generated_{n}.pgm": pgm(picture) for n, picture in drawn.items()})
     shape = f"{len(pictures)} pictures, {len(patches)} patches of {width} x {height}"
     say(f"training on {shape}: latent_dim {latent_dim}, {get_num_threads()} threads")
     codes = start_codes(len(patches), latent_dim, seed)
@@ -484,14 +485,13 @@ def main(arguments):
             raise Refused("takes no arguments but --help; edit the constants")
         return 0 if arguments else run()
     except (Refused, MemoryError, KeyboardInterrupt) as error:
-        words = str(error).split() or [type(error).__name__]
-        print("neural_compression.py:", *words, file=sys.stderr)
+        print("neural_compression.py:", *str(error).split() or [type(error).__name__], file=sys.stderr)
         return 130 if isinstance(error, KeyboardInterrupt) else 2
 
 
 if __name__ == "__main__":
     if len(sys.argv) == 1:
-        compiled()  # before Ctrl-C raises: numba might lose that
+        compiled()  # before Ctrl-C raises: numba may lose it
     status = 130
     with suppress(KeyboardInterrupt):
         signal.signal(signal.SIGINT, signal.default_int_handler)
