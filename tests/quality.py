@@ -165,7 +165,7 @@ def trained(samples, latent_dim, seed, epochs=1000, rate=1.0, start=nc.start_cod
     codes, weights, bias, _ = nc.train(targets(samples), codes, epochs, rate, **choices)
     square, largest, off, exact = 0.0, 0, 0, 0
     for code, sample in zip(codes, samples.reshape(len(samples), -1)):
-        output = 1 / (1 + np.exp(-(code @ weights + bias)))
+        output = (1 + np.tanh((code @ weights + bias) / 2)) / 2  # the sigmoid
         error = np.abs(nc.to_grey(output).astype(int) - sample)
         square += np.sum((output - sample / 255) ** 2)
         largest, off = max(largest, error.max()), off + np.count_nonzero(error)

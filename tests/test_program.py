@@ -693,6 +693,18 @@ def test_output_dir_that_cant_be_used(run_imported, tmp_path, obstacle):
     assert (tmp_path / "taken").read_bytes() == b"mine"
 
 
+def test_output_dir_that_cant_be_written_is_refused_before_training(run_imported, program, monkeypatch, tmp_path):
+    """With pictures of one's own only as well, when there is nothing to save yet."""
+
+    def refuse(path, content):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(program.Path, "write_bytes", refuse)
+    Image.new("L", (32, 24)).save(tmp_path / "cat.pgm", format="PPM")
+    status, output, errors = run_imported(**SMALL, IMAGES=("cat.pgm",))
+    assert (status, output) == (2, "") and re.fullmatch(ONE_LINE, errors) and "outputs: can't be written" in errors
+
+
 @pytest.mark.parametrize("name", [".", "results/2024/", "..", "absolute"])
 def test_output_dir_that_can_be_used(run_imported, program, monkeypatch, tmp_path, name):
     (tmp_path / "project").mkdir()
