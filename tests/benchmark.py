@@ -1,6 +1,6 @@
 """How fast training is, next to the same work in NumPy, PyTorch, JAX and C++, and what a run takes.
 
-    python tests/benchmark.py                  all tables but `largest`: some 25 minutes on 2 cores
+    python tests/benchmark.py                  all tables but `largest`: some 20 minutes on 2 cores
     python tests/benchmark.py WORD             only those with WORD in their name: epoch, scale,
                                                threads, startup, busy, search, memory, largest
     python tests/benchmark.py startup --against OTHER.py
@@ -9,7 +9,7 @@
 Contenders take turns, since a shared machine drifts: each figure is the median over the rounds,
 with the range behind it, and ratios are taken round by round. Each contender is a process of its
 own. Needs tests/requirements.txt; the peers torch, jax and g++ are left out if they aren't there.
-`largest` takes 23 GB of memory and 10 minutes.
+`largest` takes 18 GB of memory and half an hour.
 """
 
 import functools

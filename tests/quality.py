@@ -1,6 +1,6 @@
 """How good the pictures are and how small the file, over seeds, sizes and kinds of picture.
 
-    python tests/quality.py        all tables: some 12 minutes on 2 cores
+    python tests/quality.py        all tables: some 15 minutes on 2 cores
     python tests/quality.py WORD   only those with WORD in their name: patterns, small, short,
                                    photographs, digits, descent, choices, file, rate
 
