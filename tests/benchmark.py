@@ -9,7 +9,7 @@
 Contenders take turns, since a shared machine drifts: each figure is the median over the rounds,
 with the range behind it, and ratios are taken round by round. Each contender is a process of its
 own. Needs tests/requirements.txt; the peers torch, jax and g++ are left out if they aren't there.
-`largest` takes 18 GB of memory and half an hour.
+`largest` takes 15 GB of memory and some 12 minutes.
 """
 
 import functools
