@@ -176,16 +176,16 @@ def join(patches, shapes, width, height):
 #   logits     z[i, p] = sum_k codes[i, k] weights[k, p] + bias[p]    patch i, pixel p
 #   output     y       = sigmoid(z) = 1 / (1 + exp(-z))
 #   loss               = mean over i and p of (y - target)^2
-#   delta      d[i, p] = (y - target) y (1 - y)        d loss / dz but for a factor
+#   delta      d[i, p] = (y - target) y (1 - y)    d loss / dz but for a factor
 #   gradients  codes[i, k]:   sum_p weights[k, p] d[i, p]
 #              weights[k, p]: sum_i codes[i, k] d[i, p]      bias[p]: sum_i d[i, p]
 # The bias is the last row of the weights; each code ends in a 1 that stays. The pixels
-# are cut into tiles that fit the cache: an epoch reads and writes each weight once.
+# are cut into tiles that fit the cache, many patches into groups for the threads.
 # tanh(x) = x P(x^2) / Q(x^2) from -9 to 9, by Eigen (generic_fast_tanh_float)
 P0, P1, P2, P3 = np.float32([4.89352456e-3, 6.37261929e-4, 1.48572236e-5, 5.12229709e-8])
 P4, P5, P6 = np.float32([-8.60467152e-11, 2.00018790e-13, -2.76076848e-16])
 Q0, Q1, Q2, Q3 = np.float32([4.89352519e-3, 2.26843463e-3, 1.18534706e-4, 1.19825839e-6])
-ZERO, HALF, ONE, NINE, TINY = np.float32([0, 0.5, 1, 9, 1e-12])  # a literal would be float64
+ZERO, HALF, ONE, NINE, TINY = np.float32([0, 0.5, 1, 9, 1e-12])  # a literal is float64
 
 
 @njit(inline="always")
@@ -432,10 +432,10 @@ def check_memory(patches, pixels, latent_dim):
         limits.append(resource.getrlimit(resource.RLIMIT_AS)[0] % 2**63)  # -1: none
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
         limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    need = pixels * (16 * latent_dim + 32 * patches + 64) + 48 * patches * latent_dim
+    need = 16 * pixels * (latent_dim + patches + 4) + 48 * patches * latent_dim
     if need > 0.9 * min(limits):
         sizes = f"WIDTH x HEIGHT = {pixels}, LATENT_DIM = {latent_dim}, {patches} patches"
-        raise Refused(f"{sizes}: need {need:.1e} bytes, there are {min(limits):.1e}")
+        raise Refused(f"{sizes}: need {need:.1e} bytes, allowed {0.9 * min(limits):.1e}")
 
 
 def run():
@@ -444,7 +444,7 @@ def run():
     sizes = (constant(name, Integral, 1, 10**9) for name in names)
     width, height, latent_dim, epochs, log_every = sizes
     rate = constant("LEARNING_RATE", Real, 1e-9, 100)
-    loss = constant("ROUNDING_LOSS", Real, 0, 20)
+    rounding_loss = constant("ROUNDING_LOSS", Real, 0, 20)
     seed = constant("SEED", Integral, 0, 10**18)
     names = [*IMAGES, OUTPUT_DIR] if isinstance(IMAGES, (tuple, list)) and IMAGES else [0]
     if not all(isinstance(name, str) and name and "\0" not in name for name in names):
@@ -463,10 +463,10 @@ def run():
     shape = f"{len(pictures)} pictures, {len(patches)} patches of {width} x {height}"
     say(f"training on {shape}: latent_dim {latent_dim}, {get_num_threads()} threads")
     codes = start_codes(len(patches), latent_dim, seed)
-    *model, losses = train(patches / 255, codes, epochs, rate, log_every)
+    *model, losses = train(patches / np.float32(255), codes, epochs, rate, log_every)
     say(f"after epoch {len(losses)}: looking for the largest rounding step ...")
     components = principal_components(*model)
-    arrays, decoded = compress(components, pictures, width, height, loss)
+    arrays, decoded = compress(components, pictures, width, height, rounding_loss)
     shapes = [(height, width), *(p.shape for p in pictures)]
     files = {f"final_decoded_{n}.pgm": pgm(picture) for n, picture in enumerate(decoded)}
     files["comparison.png"] = png(contact_sheet(pictures[:8], decoded[:8]))
@@ -491,7 +491,7 @@ def main(arguments):
 
 if __name__ == "__main__":
     if len(sys.argv) == 1:
-        compiled()  # before Ctrl-C raises: numba may lose it
+        compiled()  # before Ctrl-C raises
     status = 130
     with suppress(KeyboardInterrupt):
         signal.signal(signal.SIGINT, signal.default_int_handler)

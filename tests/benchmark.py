@@ -522,7 +522,7 @@ def table_memory():
     ):
         side, latent_dim, images = case
         peak = whole_program(*case, epochs=2)[2]
-        counted = side**2 * (16 * latent_dim + 32 * images + 64) + 32 * images * latent_dim
+        counted = 16 * side**2 * (latent_dim + images + 4) + 48 * images * latent_dim
         print(f"{side:8}{latent_dim:12}{images:8}{peak / 1e9:12.2f}{counted / 1e9:12.2f}"
               f"{peak / counted:16.2f}", flush=True)
 

@@ -108,7 +108,8 @@ def table_file():
     ]
     nc.compiled()
     for name, originals, dims in sets:
-        print(f"  {name}: {originals.size} bytes raw, {len(zlib.compress(originals, 9))} with zlib")
+        print(f"  {name}: {originals.size} bytes raw, {len(zlib.compress(originals, 9))} with zlib,"
+              f" {sum(map(png_bytes, originals))} as PNG files")
         names = [f"{index}.pgm" for index in range(len(originals))]
         height, width = originals.shape[1:]
         for latent_dim in dims:
@@ -204,10 +205,9 @@ def curves(name, picture, side, losses):
 
     losses  for each latent_dim the values of ROUNDING_LOSS
     """
-    plain, lossless = io.BytesIO(), io.BytesIO()
-    Image.fromarray(picture).save(plain, "PNG", optimize=True)
+    lossless = io.BytesIO()
     print(f"  {name}, {picture.shape[1]} x {picture.shape[0]} in patches of {side} x {side}")
-    print(f"    {picture.size} bytes raw, PNG {plain.tell()}", end="")
+    print(f"    {picture.size} bytes raw, PNG {png_bytes(picture)}", end="")
     others = {"PCA": pca_points(picture, side)}
     for codec in CODECS:
         try:
@@ -231,6 +231,13 @@ def curves(name, picture, side, losses):
                 line += f"{'-':>14}" if small else f"{theirs:7.2f} {decibels - theirs:+6.2f}"
             print(line, flush=True)
     return {"this program": points, **others}
+
+
+def png_bytes(picture):
+    """Bytes of a picture as a PNG file, by Pillow."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG", optimize=True)
+    return file.tell()
 
 
 def our_points(picture, side, latent_dim, losses):
@@ -271,8 +278,7 @@ def pca_points(picture, side):
 
 def whole(digits):
     """Whole numbers from their digits, as `quantise` splits them."""
-    base = 256.0**digits.itemsize
-    return sum(digit * base**place for place, digit in enumerate(digits))
+    return sum(digit * 256.0**place for place, digit in enumerate(digits))
 
 
 CODECS = {  # options of Pillow, and the qualities to try

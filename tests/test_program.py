@@ -848,7 +848,7 @@ def test_memory_estimate(run_imported, program, monkeypatch, tmp_path, side, lat
     tracemalloc.start()
     try:
         codes = program.start_codes(patches, latent_dim, 0)
-        trained = program.train(values / 255, codes, 2)
+        trained = program.train(values / np.float32(255), codes, 2)
         components = program.principal_components(*trained[:3])
         program.compress(components, list(values.reshape(patches, side, side)), side, side, 0.05)
         peak = tracemalloc.get_traced_memory()[1] + values.nbytes
