@@ -4,9 +4,8 @@ The constants are those of DEFAULTS unless a test names others, whatever the scr
 """
 
 import ast
-import json
 import os
-import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -24,11 +23,12 @@ DEFAULTS = {
     "LATENT_DIM": 16,
     "EPOCHS": 1000,
     "LEARNING_RATE": 1.0,
-    "ROUNDING_LOSS": 0.05,
+    "TARGET_PSNR": 100.0,
     "LOG_EVERY": 10,
     "SEED": 0,
     "OUTPUT_DIR": "outputs",
 }
+SMALL = {"WIDTH": 32, "HEIGHT": 24, "EPOCHS": 60, "SINE_FREQUENCY": 5}
 CHILDREN = []  # processes started by the test that is running
 sys.path.insert(0, str(SCRIPT.parent))
 
@@ -45,16 +45,14 @@ def program():
 
 @pytest.fixture
 def run_imported(program, monkeypatch, tmp_path, capsys):
-    """Function that runs main() with some constants replaced: (status, stdout, stderr).
-
-    What isn't named is as in DEFAULTS, and the script's folder is the test's own.
-    """
+    """Function that runs main() with some constants replaced: (status, stdout, stderr). The script's folder is the test's."""
     monkeypatch.setattr(program, "__file__", str(tmp_path / "neural_compression.py"))
+    monkeypatch.setattr(sys, "argv", ["neural_compression.py"])
 
     def run(**constants):
         for name, value in {**DEFAULTS, **constants}.items():
             monkeypatch.setattr(program, name, value)
-        status = program.main([])
+        status = program.main()
         return status, *capsys.readouterr()
 
     return run
@@ -75,30 +73,35 @@ def edit(folder, **constants):
 
 
 @pytest.fixture(scope="session")
-def adjustable(tmp_path_factory):
-    """A compiled copy that takes constants from the environment: one compilation for many runs."""
-    folder = tmp_path_factory.mktemp("adjustable")
-    copy = edit(folder)
-    hook = "import json\nglobals().update(json.loads(os.environ['CONSTANTS']))\n\n"
-    copy.write_text(re.sub(r"(?m)^(class|def|@)", hook + r"\1", copy.read_text(), count=1))
-    small = constants(WIDTH=8, HEIGHT=8, IMAGES=["radial"], EPOCHS=1, OUTPUT_DIR="compiling")
-    status, _, errors = run_process(copy, **small)
-    assert (status, errors) == (0, "")
-    return copy
+def machine_code(tmp_path_factory):
+    """A __pycache__ with all kernels compiled, for copies of the script: it depends on the kernels alone."""
+    folder = tmp_path_factory.mktemp("machine_code")
+    for latent_dim in (2,):
+        (folder / "noise.pgm").write_bytes(b"P5 24 24 255\n" + os.urandom(576))
+        copy = edit(folder, WIDTH=8, HEIGHT=8, IMAGES=("noise.pgm",), EPOCHS=5, LATENT_DIM=latent_dim, TARGET_PSNR=5.0)
+        assert run_process(copy)[::2] == (0, "")
+    return folder / "__pycache__"
 
 
-def constants(**values):
-    """The environment that sets constants of the `adjustable` copy."""
-    return {"CONSTANTS": json.dumps({**DEFAULTS, **values}, default=str)}
+@pytest.fixture
+def copy(machine_code, tmp_path):
+    """Function that makes an edited copy of the script, with the kernels compiled, in the test's folder."""
+
+    def make(folder=tmp_path, **constants):
+        folder.mkdir(exist_ok=True)
+        shutil.copytree(machine_code, folder / "__pycache__", dirs_exist_ok=True)
+        return edit(folder, **constants)
+
+    return make
 
 
-def start(command, environment, **options):
+def start(command, environment=None, **options):
     """Start a process whose output can be read; it ends with the test, or after 5 minutes."""
     inherited = {**os.environ}
-    for name in ("PYTHONUNBUFFERED", "PYTHONIOENCODING", "NUMBA_CACHE_DIR", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+    for name in ("PYTHONUNBUFFERED", "PYTHONIOENCODING", "NUMBA_CACHE_DIR", "GOMP_SPINCOUNT"):
         inherited.pop(name, None)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8", "errors": "replace"}
-    process = subprocess.Popen(command, env={**inherited, **environment}, **{**pipes, **options})
+    process = subprocess.Popen(command, env={**inherited, **(environment or {})}, **{**pipes, **options})
     CHILDREN.append(process)
     timer = threading.Timer(300, process.kill)
     timer.daemon = True
@@ -108,12 +111,13 @@ def start(command, environment, **options):
 
 def finish(process):
     """Wait for the end of a process: (status, stdout, stderr)."""
-    try:
-        output, errors = process.communicate()
-    finally:
-        process.kill()
-        process.wait()
+    output, errors = process.communicate()
     return process.returncode, output, errors
+
+
+def run_process(copy, **environment):
+    """Run a copy of the script to its end: (status, stdout, stderr)."""
+    return finish(start([sys.executable, str(copy)], environment))
 
 
 @pytest.fixture(autouse=True)
@@ -123,19 +127,6 @@ def no_child_is_left():
         process = CHILDREN.pop()
         process.kill()
         process.wait()
-        for pipe in (process.stdout, process.stderr):
-            if pipe:
-                pipe.close()
-
-
-def start_process(copy, *arguments, **environment):
-    """Start a copy of the script."""
-    return start([sys.executable, str(copy), *arguments], environment)
-
-
-def run_process(copy, *arguments, **environment):
-    """Run a copy of the script to its end: (status, stdout, stderr)."""
-    return finish(start_process(copy, *arguments, **environment))
 
 
 def contents(folder):

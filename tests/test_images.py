@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -77,36 +77,6 @@ def test_patterns_have_the_size_asked_for(program, monkeypatch, width, height):
     for name in ("radial", "sine", "checkerboard"):
         picture = program.draw(name, width, height)
         assert picture.shape == (height, width) and picture.dtype == np.uint8
-
-
-@pytest.mark.parametrize(
-    "pattern, constant, value",
-    [
-        *[("sine", "SINE_FREQUENCY", value) for value in (-1, float("nan"), float("inf"), "40", None, True)],
-        *[("checkerboard", "CHECKER_SQUARES", value) for value in (0, -1, 2.0, "2", None, True, 5)],
-    ],
-)  # 5 squares are more than the 4 rows
-def test_a_pattern_refuses_a_wrong_constant_by_name(program, monkeypatch, pattern, constant, value):
-    monkeypatch.setattr(program, constant, value)
-    with pytest.raises(program.Refused, match=f"^{constant} = ") as refusal:
-        program.draw(pattern, 8, 4)
-    assert "\n" not in str(refusal.value)
-
-
-def test_a_pattern_accepts_the_ends_of_its_constants_range(program, monkeypatch):
-    monkeypatch.setattr(program, "SINE_FREQUENCY", 0)
-    assert (program.draw("sine", 8, 4) == 128).all()
-    for squares in (1, 4, np.int64(4)):
-        monkeypatch.setattr(program, "CHECKER_SQUARES", squares)
-        assert np.count_nonzero(program.draw("checkerboard", 8, 4)) == (32 if squares == 1 else 16)
-
-
-def test_a_pattern_does_not_mind_the_constant_of_another(program, monkeypatch):
-    monkeypatch.setattr(program, "SINE_FREQUENCY", "wrong")
-    monkeypatch.setattr(program, "CHECKER_SQUARES", 16)
-    assert program.draw("radial", 8, 4).shape == (4, 8)
-    monkeypatch.setattr(program, "SINE_FREQUENCY", 1)
-    assert program.draw("sine", 8, 4).shape == (4, 8)
 
 
 @pytest.mark.parametrize(
@@ -185,23 +155,19 @@ READ = [
     (b"P2\n# plain\n2 2\n255\n1 2 # a comment\n3 4\n", [[1, 2], [3, 4]], 255),
     (b"P2 2 1 255 1#99\r2#88", [[1, 2]], 255),  # a carriage return ends a comment, as does the file
     (b"P2 2 1 255 1#99\n2", [[1, 2]], 255),
+    (b"P2 1 1 255" + 10_096 * b" " + b"123", [[123]], 255),
+    (b"P5 1 1 #" + 3000 * b"x" + b"\n255\n\x07", [[7]], 255),
+    (b"P5\r\n2 1\r\n255\r\n\x07\x0a", [[7, 10]], 255),  # line ends of Windows
     (b"P2 0002 1 1000 0999 1000", [[999, 1000]], 1000),
     (b"P2 1 1 65535 65535", [[65535]], 65535),
 ]
 
 
 @pytest.mark.parametrize("content, samples, maxval", READ)
-def test_pgm_as_netpbm_specifies_it(program, content, samples, maxval):
-    picture, most = program.parse_pgm(content)
-    assert picture.tolist() == (np.array(samples) / maxval).tolist()
-    assert most == maxval and picture.dtype == np.float64
-
-
-@pytest.mark.parametrize("content, samples, maxval", READ)
 def test_a_file_is_read_like_its_bytes(program, tmp_path, capsys, content, samples, maxval):
     path = tmp_path / "picture.pgm"
     path.write_bytes(content)
-    picture = program.read_picture(path)
+    picture = program.read_pgm(path)
     assert picture.tolist() == [[int(255 * sample / maxval + 0.5) for sample in row] for row in samples]
     assert picture.dtype == np.uint8
     lines = capsys.readouterr().out.splitlines()
@@ -214,7 +180,7 @@ def test_a_file_is_read_like_its_bytes(program, tmp_path, capsys, content, sampl
 def test_the_bits_of_a_picture_are_counted(program, tmp_path, capsys):
     for maxval, bits in ((255, None), (256, 9), (1023, 10), (65535, 16)):
         (tmp_path / "picture.pgm").write_bytes(b"P2 1 1 %d 1" % maxval)
-        program.read_picture(tmp_path / "picture.pgm")
+        program.read_pgm(tmp_path / "picture.pgm")
         out = capsys.readouterr().out
         assert f" {bits} bits" in out if bits else not out
 
@@ -240,7 +206,6 @@ BROKEN = [
     (b"P5 2 2 255 abc", "2 x 2 samples"),
     (b"P5 1 1 256 \0", "1 x 1 samples"),
     (b"P5 1 1 255 ab", "1 x 1 samples"),
-    (b"P5 1 1 255 a" + b" " * 200, "1 x 1 samples"),  # more than an editor adds: the size is wrong
     (b"P5 1 1 255\n# late\na", "1 x 1 samples"),
     (b"P5 1 1 9 a", "from 0 to 9"),
     (b"P5 1 1 300 \x02\x00", "from 0 to 300"),
@@ -259,29 +224,22 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize("content, problem", [(b"", "a PGM file"), *BROKEN])
-def test_broken_pgm_is_refused_in_one_line(program, content, problem):
-    with pytest.raises(program.Refused) as refusal:
-        program.parse_pgm(content)
-    assert problem in str(refusal.value) and "\n" not in str(refusal.value)
-
-
 @pytest.mark.parametrize("content", [b"", *[content for content, _ in BROKEN]])
 def test_a_broken_file_is_refused_by_its_path(program, tmp_path, content):
     path = tmp_path / "picture.pgm"
     path.write_bytes(content)
     with pytest.raises(program.Refused) as refusal:
-        program.read_picture(path)
+        program.read_pgm(path)
     assert str(refusal.value).startswith(f"{path}: ") and "\n" not in str(refusal.value)
 
 
 def test_what_is_no_file_is_refused_by_its_path(program, tmp_path):
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "dangling").symlink_to(tmp_path / "gone")
-    for path in (tmp_path, tmp_path / "missing.pgm", tmp_path / "file" / "below", tmp_path / "dangling", tmp_path / ("x" * 300)):
+    for path in (tmp_path, tmp_path / "missing.pgm", tmp_path / "file" / "below", tmp_path / "dangling"):
         with pytest.raises(program.Refused) as refusal:
-            program.read_picture(path)
-        assert str(refusal.value).startswith(f"{path}: ") and "\n" not in str(refusal.value)
+            program.read_pgm(path)
+        assert str(refusal.value).startswith(f"IMAGES: {path} is neither") and "\n" not in str(refusal.value)
 
 
 def test_a_pipe_is_refused_and_not_waited_for(program, tmp_path):
@@ -292,14 +250,14 @@ def test_a_pipe_is_refused_and_not_waited_for(program, tmp_path):
 
     def read():
         try:
-            program.read_picture(tmp_path / "pipe")
+            program.read_pgm(tmp_path / "pipe")
         except program.Refused as refusal:
             problems.append(str(refusal))
 
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
     thread.join(60)
-    assert len(problems) == 1 and problems[0].startswith(f"{tmp_path / 'pipe'}: ")
+    assert len(problems) == 1 and problems[0].startswith(f"IMAGES: {tmp_path / 'pipe'} is neither")
 
 
 def test_an_unreadable_file_is_refused(program, tmp_path):
@@ -309,40 +267,24 @@ def test_an_unreadable_file_is_refused(program, tmp_path):
     if os.access(path, os.R_OK):
         pytest.skip("this user may read everything")
     with pytest.raises(program.Refused) as refusal:
-        program.read_picture(path)
+        program.read_pgm(path)
     assert str(refusal.value).startswith(f"{path}: ") and "\n" not in str(refusal.value)
-
-
-@pytest.mark.parametrize("header", [b"P5 256 256 255\n", b"P5 256 256 65535\n", b"P6 256 256 255\n", b""])
-def test_a_huge_file_is_refused_without_being_read(program, tmp_path, header):
-    resource = pytest.importorskip("resource")
-    path = tmp_path / "picture.pgm"
-    with open(path, "wb") as file:
-        file.write(header)
-        file.truncate(3 * 10**9)  # without blocks on disk
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(program.Refused):
-        program.read_picture(path)
-    path.unlink()
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert grown * (1 if sys.platform == "darwin" else 1024) < 300e6
 
 
 def test_a_link_to_a_picture_is_read(program, tmp_path):
     (tmp_path / "picture.pgm").write_bytes(b"P5 1 1 255 a")
     (tmp_path / "link").symlink_to("picture.pgm")
-    assert program.read_picture(tmp_path / "link").tolist() == [[97]]
+    assert program.read_pgm(tmp_path / "link").tolist() == [[97]]
 
-
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     width=st.integers(1, 9), height=st.integers(1, 9), maxval=st.integers(1, 65535), plain=st.booleans(),
-    separators=st.lists(st.sampled_from([b" ", b"\n", b"\t", b"\r\n", b" # words 1 2\n", b"#\r"]), min_size=4, max_size=4),
+    separators=st.lists(st.sampled_from([b" ", b"\n", b"\t", b" # words 1 2\n", b"#\r"]), min_size=4, max_size=4),
     seed=st.integers(0, 2**32),
 )  # fmt: skip
-def test_every_pgm_is_read_as_written(program, width, height, maxval, plain, separators, seed):
+def test_every_pgm_is_read_as_written(program, tmp_path, width, height, maxval, plain, separators, seed):
     samples = np.random.default_rng(seed).integers(0, maxval, (height, width), endpoint=True)
-    last = separators[3] if plain else separators[3][-1:]  # one byte before a binary raster
+    last = separators[3] if plain else b" "  # one byte before a binary raster
     header = b"P%d%b%d%b%d%b%d%b" % (
         2 if plain else 5, separators[0], width, separators[1], height, separators[2], maxval, last,
     )  # fmt: skip
@@ -350,13 +292,14 @@ def test_every_pgm_is_read_as_written(program, width, height, maxval, plain, sep
         raster = separators[3].join(b"%d" % sample for sample in samples.flat)
     else:
         raster = samples.astype(">u2" if maxval > 255 else "u1").tobytes()
-    picture, most = program.parse_pgm(header + raster)
-    assert most == maxval and np.array_equal(picture, samples / maxval)
+    (tmp_path / "picture.pgm").write_bytes(header + raster)
+    assert np.array_equal(program.read_pgm(tmp_path / "picture.pgm"), (510 * samples + maxval) // (2 * maxval))
 
 
-def test_mutated_pgm_contents_are_read_or_refused(program):
-    """100,000 contents with bytes changed, cut, doubled or put in: a picture of the header's size, or one line."""
+def test_mutated_pgm_files_are_read_or_refused(program, tmp_path, monkeypatch):
+    """10,000 contents with bytes changed, cut, doubled or put in: a picture, or one line."""
     random = np.random.default_rng(0)
+    monkeypatch.setattr(program, "say", lambda line: None)
     seeds = [
         b"P5\n# c\n3 2\n255\nabcdef",
         b"P5 2 2 65535\n" + bytes(range(8)),
@@ -364,7 +307,7 @@ def test_mutated_pgm_contents_are_read_or_refused(program):
         b"P5\n9 9\n255\n" + random.bytes(81),
     ]
     pieces = [b"#", b"\n", b" ", b"9", b"0", b"P2", b"P5", b"-", b"99999999999", b"\xff", b"\x00", b"1e9", b"\r"]
-    count, read = 100_000, 0
+    count, read = 10_000, 0
     edits = random.integers(1, 4, count).tolist()
     places, cuts, choices, repeats = random.random((4, count, 3)).tolist()
     with warnings.catch_warnings():
@@ -374,17 +317,16 @@ def test_mutated_pgm_contents_are_read_or_refused(program):
             for edit in range(edits[number]):
                 place = int(places[number][edit] * (len(content) + 1))
                 end = place + int(cuts[number][edit] * 4)
-                piece = pieces[int(choices[number][edit] * len(pieces))]
-                content[place:end] = piece * int(repeats[number][edit] * 3)
+                content[place:end] = pieces[int(choices[number][edit] * len(pieces))] * int(repeats[number][edit] * 3)
+            (tmp_path / "picture.pgm").write_bytes(content)
             try:
-                picture, maxval = program.parse_pgm(bytes(content))
+                picture = program.read_pgm(tmp_path / "picture.pgm")
             except program.Refused as refusal:
                 assert "\n" not in str(refusal)
             else:
-                assert picture.ndim == 2 and 0 < picture.size <= len(content)
-                assert 0 <= picture.min() and picture.max() <= 1 and 1 <= maxval <= 65535
+                assert picture.ndim == 2 and picture.dtype == np.uint8 and 0 < picture.size <= len(content)
                 read += 1
-    assert 1000 < read < count - 1000
+    assert 100 < read < count - 100
 
 
 # --------------------------------------------------------------------- files to write
@@ -398,7 +340,7 @@ def test_pgm_is_read_back_by_pillow_and_by_the_program(program, tmp_path, shape)
     with Image.open(path) as image:
         assert image.format == "PPM" and image.mode == "L" and image.size == shape[::-1]
         assert np.array_equal(np.asarray(image), picture)
-    assert np.array_equal(program.read_picture(path), picture)
+    assert np.array_equal(program.read_pgm(path), picture)
 
 
 def test_pgm_of_a_view_holds_the_view(program):
@@ -410,7 +352,7 @@ def test_pgm_of_a_view_holds_the_view(program):
 def test_a_picture_written_by_pillow_is_read(program, tmp_path):
     picture = np.random.default_rng(2).integers(0, 256, (4, 3), np.uint8)
     Image.fromarray(picture).save(tmp_path / "picture.pgm")
-    assert np.array_equal(program.read_picture(tmp_path / "picture.pgm"), picture)
+    assert np.array_equal(program.read_pgm(tmp_path / "picture.pgm"), picture)
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (7, 5), (1, 1), (1, 300), (300, 1)])
@@ -426,53 +368,6 @@ def test_png_is_read_back_by_pillow(program, shape):
 
 def test_png_is_compressed(program):
     assert len(program.png(np.zeros((256, 256), np.uint8))) < 1000
-
-
-def test_write_files_makes_folders_and_replaces_files(program, tmp_path):
-    folder = tmp_path / "new" / "folder"
-    program.write_files(folder, {})
-    assert list(folder.iterdir()) == []
-    for files in ({"a": b"first, longer", "b": b"first"}, {"a": b"second", "b": b""}):
-        program.write_files(folder, files)
-        assert {entry.name: entry.read_bytes() for entry in folder.iterdir()} == files
-
-
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_a_failed_write_leaves_the_old_files_and_no_other(program, tmp_path, monkeypatch, error):
-    for name in "ab":
-        (tmp_path / name).write_bytes(b"old")
-    moves = []
-
-    def fail(source, target):
-        beside = {entry.name: entry.read_bytes() for entry in Path(source).parent.iterdir()}
-        moves.append((Path(source), target, beside, (tmp_path / "a").read_bytes()))
-        raise error
-
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(program.Refused if isinstance(error, OSError) else KeyboardInterrupt) as caught:
-        program.write_files(tmp_path, {"a": b"new", "b": b"new too"})
-    monkeypatch.undo()
-    if isinstance(error, OSError):
-        message = str(caught.value)
-        assert message.startswith(f"{tmp_path}: ") and "No space left on device" in message and "\n" not in message
-    ((source, target, beside, before),) = moves
-    written = [content for name, content in beside.items() if str(os.getpid()) in name]  # two runs don't share them
-    assert {b"new", b"new too"} <= set(written) and before == b"old"  # all was written before the first move
-    assert target == tmp_path / "a" and source.parent == tmp_path  # on the same device
-    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == {"a": b"old", "b": b"old"}
-
-
-def test_a_place_that_cannot_be_written_is_refused(program, tmp_path):
-    (tmp_path / "file").write_bytes(b"")
-    for folder in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("x" * 300)):
-        for files in ({}, {"name": b"new"}):
-            with pytest.raises(program.Refused) as refusal:
-                program.write_files(folder, files)
-            assert str(refusal.value).startswith(f"{folder}: ") and "\n" not in str(refusal.value)
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(program.Refused, match=f"{tmp_path}/folder: can't be written"):
-        program.write_files(tmp_path, {"folder": b"new"})
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "folder"]
 
 
 # ----------------------------------------------------------------------------- patches
@@ -538,5 +433,29 @@ def test_join_undoes_cut_for_pictures_of_any_sizes(program, shapes, width, heigh
     random = np.random.default_rng(seed)
     pictures = [random.integers(0, 256, shape, np.uint8) for shape in shapes]
     patches = np.concatenate([program.cut(picture, width, height) for picture in pictures])
-    joined = list(program.join(patches, shapes, width, height))
+    joined = program.join(patches, shapes, width, height)
     assert len(joined) == len(pictures) and all(map(np.array_equal, joined, pictures))
+
+
+def test_contact_sheet_has_a_column_per_picture(program):
+    random = np.random.default_rng(0)
+    shapes = [(2, 20), (9, 7), (5, 5)]
+    pictures, decoded = ([random.integers(0, 256, shape, np.uint8) for shape in shapes] for _ in range(2))
+    sheet = program.contact_sheet(pictures, decoded)
+    assert sheet.dtype == np.uint8 and sheet.shape == (3 * (9 + 2), sum(wide + 2 for _, wide in shapes))
+    cells, left = sheet.reshape(3, 11, -1).copy(), 0
+    for a, b in zip(pictures, decoded):
+        tall, wide = a.shape
+        error = np.minimum(8 * np.abs(a.astype(int) - b), 255)
+        for cell, picture in zip(cells, (a, b, error)):
+            assert np.array_equal(cell[:tall, left : left + wide], picture)
+            cell[:tall, left : left + wide] = 128
+        left += wide + 2
+    assert (cells == 128).all()
+
+
+def test_contact_sheet_of_large_pictures_is_scaled_down(program):
+    pictures = [np.zeros((100_000, 1), np.uint8), np.ones((1, 100_000), np.uint8)]
+    assert max(program.contact_sheet(pictures, pictures).shape) < 2100
+    picture = np.random.default_rng(0).integers(0, 256, (1000, 30), np.uint8)
+    assert np.array_equal(program.contact_sheet([picture], [picture])[:500, :15], picture[::2, ::2])
