@@ -464,7 +464,7 @@ def compress(pictures, codes, decoder, width, height, target_psnr):
 
     # Of steps 2**exponent, the largest that is too large is known, and the step below it by stride is tried.
     exponent, stride, best = 4, 1, None
-    while stride > 1 / 40:
+    while stride > 1 / 80:
         step = 2 ** (exponent - stride)
         numbers = quantise(codes, decoder, step, targets, 0 if exact.any() else 4)
         decoded = pictures_of(step * unit_columns(numbers[0])[0], numbers[1], shapes, width, height)

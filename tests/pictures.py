@@ -107,18 +107,19 @@ def targets(pictures):
     return pictures.reshape(len(pictures), -1) / np.float32(255)
 
 
-def whole_file(arrays, names, pictures, width, height):
-    """Bytes of the compressed file, as the program writes it."""
-    shapes = [(height, width), *(picture.shape for picture in pictures)]
-    return nc.pack({**arrays, "names": names, "shapes": shapes})
-
-
 def psnr(originals, outputs):
     """PSNR in dB of pictures all together; infinite if they are the same."""
     pairs = [(np.ravel(a).astype(float), np.ravel(b)) for a, b in zip(originals, outputs)]
     square = sum(np.sum((a - b) ** 2) for a, b in pairs)
     pixels = sum(a.size for a, _ in pairs)
     return 10 * np.log10(255**2 * pixels / square) if square else np.inf
+
+
+def learn(pictures, width, height, latent_dim, epochs):
+    """Codes, decoder and loss after training on the patches of some pictures."""
+    patches = np.concatenate([nc.cut(picture, width, height) for picture in pictures]) / np.float32(255)
+    codes, decoder, losses = nc.train(patches, *nc.start(patches, latent_dim, 0), epochs)
+    return codes, decoder, losses[-1]
 
 
 def pca_psnr(pictures, components):

@@ -436,7 +436,9 @@ def interrupt_at(words, process):
 
 
 def test_ctrl_c_in_training_saves_what_was_learned(copy, tmp_path):
-    process = start([sys.executable, str(copy(**{**SMALL, "EPOCHS": 10**9}, LOG_EVERY=1000))])
+    script = copy(**{**SMALL, "EPOCHS": 10**9}, LOG_EVERY=1000)
+    heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}  # the suite itself may ignore Ctrl-C
+    process = start([sys.executable, str(script)], **heed)
     interrupt_at("epoch ", process)
     status, output, errors = finish(process)
     assert (status, errors) == (130, "") and "all pictures: " in output

@@ -1,142 +1,120 @@
 // The training of neural_compression.py in C++ with OpenMP, for benchmark.py to compare with.
 //
-//     g++ -O3 -march=native -ffast-math -fopenmp -DTILE=128 training.cpp -o training
-//     ./training PIXELS LATENT_DIM PATCHES EPOCHS < numbers
+//     g++ -O3 -march=native -ffast-math -fopenmp -DTILE=192 training.cpp -o training
+//     ./training LONG SHORT ROWS LEARNED EPOCHS < numbers
 //
-// reads targets (PATCHES, PIXELS) and codes (PATCHES, LATENT_DIM), float32, and prints
-// milliseconds per epoch, without the first tenth of the epochs, and the last loss. PIXELS has
-// to be a multiple of TILE. Names and order are those of the Python file, which explains them.
+// LONG and SHORT are the numbers of vectors of the longer and the shorter side, of ROWS numbers each. LEARNED is
+// 1 if the pixels are the longer side: their last number, the bias, is learned; the 1 behind a code isn't. Reads
+// targets (SHORT, LONG), the longer side (ROWS, LONG), the shorter side (ROWS, SHORT), and the two rates, all
+// float32. Prints milliseconds per epoch, without the first tenth of the epochs, and the last loss.
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstddef>
 #include <cstdio>
 #include <cstdlib>
 #include <vector>
 
-constexpr int T = TILE;  // pixels of a tile, which the compiler knows
-constexpr float tiny = 1e-12f;
+constexpr int T = TILE;  // vectors of a tile, which the compiler knows
 using Array = std::vector<float>;
 
-// One step for the pixels of one tile and the patches from first to last - 1.
-void step_piece(int first, int last, int patches, int rows, bool alone, const float* codes,
-                const float* target, const float* weights, float* moment, float* square,
-                float* sums, float* step, float rate, float beta) {
-    const int bias = rows - 1;
-    float logits[T], delta[T], scale[T];
-    for (int p = 0; p < T; p++) square[p] *= beta;
-    for (int i = first; i < last; i++) {
-        const float* code = codes + (size_t)i * rows;
-        for (int p = 0; p < T; p++) logits[p] = weights[bias * T + p];
-        for (int k = 0; k < bias; k++)
-            for (int p = 0; p < T; p++) logits[p] += code[k] * weights[k * T + p];
-        float loss = 0;
-        for (int p = 0; p < T; p++) {
-            float z = std::max(-18.0f, std::min(18.0f, logits[p]));
-            float output = 1 / (1 + std::exp(-z));
-            float error = output - target[(size_t)i * T + p];
-            loss += error * error;
-            delta[p] = error * output * (1 - output);
-            moment[(size_t)i * T + p] = beta * moment[(size_t)i * T + p] + delta[p];
-            square[p] += delta[p] * delta[p];
+// Adam with one second moment per vector, for `count` vectors side by side, of which `rows` numbers are learned.
+template <typename Count>
+void adam(float* vectors, const float* gradient, float* mean, float* square, int rows, Count count, float rate,
+          float share, float* scale) {
+    std::fill(scale, scale + count, 0.0f);
+    for (int k = 0; k < rows; k++)
+        for (int n = 0; n < count; n++) {
+            const float slope = gradient[k * count + n];
+            scale[n] += slope * slope;
+            mean[k * count + n] += share * (slope - mean[k * count + n]);
         }
-        sums[(size_t)i * rows + bias] = loss;
-        for (int k = 0; k < bias; k++) {
-            float gradient = 0;
-            for (int p = 0; p < T; p++) gradient += weights[k * T + p] * delta[p];
-            sums[(size_t)i * rows + k] = gradient;
-        }
+    for (int n = 0; n < count; n++) {
+        square[n] += share * (scale[n] - square[n]);
+        scale[n] = rate / (std::sqrt(square[n]) + 1e-12f);
     }
-    for (int p = 0; p < T; p++) scale[p] = alone ? rate / (std::sqrt(square[p]) + tiny) : 1;
-    for (int i = first; i < last; i++) {
-        const float* code = codes + (size_t)i * rows;
-        for (int p = 0; p < T; p++) delta[p] = scale[p] * moment[(size_t)i * T + p];
-        for (int k = 0; k < rows; k++)
-            for (int p = 0; p < T; p++) step[k * T + p] -= code[k] * delta[p];
-    }
+    for (int k = 0; k < rows; k++)
+        for (int n = 0; n < count; n++) vectors[k * count + n] -= scale[n] * mean[k * count + n];
 }
 
-int main(int count, char** argument) {
-    if (count != 5) return 2;
-    const int pixels = atoi(argument[1]), latent_dim = atoi(argument[2]);
-    const int patches = atoi(argument[3]), epochs = atoi(argument[4]);
-    const int rows = latent_dim + 1, tiles = pixels / T;
-    if (pixels % T != 0 || epochs < 1) return 2;
-    const int groups = std::max(1, std::min((16 + tiles - 1) / tiles, patches / 64));
-    const size_t size = (size_t)rows * T;  // numbers of the decoder per tile
+bool take(float* numbers, size_t count) { return fread(numbers, sizeof(float), count, stdin) == count; }
 
-    Array targets((size_t)tiles * patches * T), codes((size_t)patches * rows, 1.0f);
-    Array line(std::max(pixels, latent_dim));
-    for (int i = 0; i < patches; i++) {
-        if (fread(line.data(), sizeof(float), pixels, stdin) != (size_t)pixels) return 2;
-        for (int p = 0; p < pixels; p++)
-            targets[((size_t)(p / T) * patches + i) * T + p % T] = line[p];
+// (rows, count) from standard input as (tiles, rows, T), the last tile filled up.
+Array tiled(int rows, int count, float fill) {
+    const int tiles = (count + T - 1) / T;
+    Array all((size_t)tiles * rows * T, fill), line(count);
+    for (int k = 0; k < rows; k++) {
+        if (!take(line.data(), count)) exit(2);
+        for (int n = 0; n < count; n++) all[((size_t)(n / T) * rows + k) * T + n % T] = line[n];
     }
-    for (int i = 0; i < patches; i++)
-        if (fread(&codes[(size_t)i * rows], sizeof(float), latent_dim, stdin) != (size_t)latent_dim)
-            return 2;
+    return all;
+}
 
-    Array decoder(tiles * size), steps(groups > 1 ? groups * tiles * size : 0);
-    Array moments((size_t)tiles * patches * T), squares((size_t)tiles * groups * T);
-    Array sums((size_t)tiles * patches * rows), total((size_t)patches * rows);
-    Array code_moments((size_t)patches * latent_dim), code_squares(patches);
+int main(int arguments, char** argument) {
+    if (arguments != 6) return 2;
+    const int length = atoi(argument[1]), count = atoi(argument[2]), rows = atoi(argument[3]);
+    const bool pixels_are_long = atoi(argument[4]);
+    const int epochs = atoi(argument[5]), tiles = (length + T - 1) / T;
+    const int learned = rows - !pixels_are_long, short_learned = rows - pixels_are_long;
+    const Array targets = tiled(count, length, 0.5f);
+    Array vectors = tiled(rows, length, 0.0f), shorter((size_t)rows * count);
+    float rates[2];
+    if (!take(shorter.data(), shorter.size()) || !take(rates, 2)) return 2;
+
+    Array mean((size_t)tiles * learned * T), square((size_t)tiles * T), errors(tiles);
+    Array short_mean((size_t)short_learned * count), short_square(count), scale(count);
+    Array gradients((size_t)tiles * rows * count), total((size_t)rows * count);
     double weight = 0, loss = 0;
     auto began = std::chrono::steady_clock::now();
-    const int uncounted = epochs / 10;
     for (int epoch = 0; epoch < epochs; epoch++) {
-        if (epoch == uncounted) began = std::chrono::steady_clock::now();
-        const double decay = (1 + std::cos(M_PI * epoch / epochs)) / 2;
-        const float beta = 0.95 - (0.95 - 0.80) * decay;
-        weight = beta * weight + 1;
-        const double now = decay / std::sqrt(weight);
-        const float rate = now / std::sqrt((double)latent_dim * std::max(latent_dim, patches));
-        const float code_rate = 0.01 * now;
+        if (epoch == epochs / 10) began = std::chrono::steady_clock::now();
+        const double falling = (1 + std::cos(M_PI * epoch / epochs)) / 2;
+        weight = 1 + (0.95 - 0.15 * falling) * weight;
+        const float share = 1 / weight, rate = falling * rates[0];
 
-        #pragma omp parallel for schedule(static)
-        for (int piece = 0; piece < tiles * groups; piece++) {
-            const int tile = piece / groups, group = piece % groups;
-            const int first = (long)group * patches / groups;
-            const int last = (long)(group + 1) * patches / groups;
-            float* weights = &decoder[tile * size];
-            float* step = groups > 1 ? &steps[(group * (size_t)tiles + tile) * size] : weights;
-            step_piece(first, last, patches, rows, groups == 1, codes.data(),
-                       &targets[(size_t)tile * patches * T], weights,
-                       &moments[(size_t)tile * patches * T], &squares[(size_t)piece * T],
-                       &sums[(size_t)tile * patches * rows], step, rate, beta);
-        }
-        for (int tile = 0; groups > 1 && tile < tiles; tile++) {  // the groups' steps, scaled
-            float scale[T] = {};
-            for (int group = 0; group < groups; group++)
-                for (int p = 0; p < T; p++) scale[p] += squares[(tile * groups + group) * T + p];
-            for (int p = 0; p < T; p++) scale[p] = rate / (std::sqrt(scale[p]) + tiny);
-            for (int group = 0; group < groups; group++) {
-                float* step = &steps[(group * (size_t)tiles + tile) * size];
-                for (int k = 0; k < rows; k++)
-                    for (int p = 0; p < T; p++) {
-                        decoder[tile * size + k * T + p] += scale[p] * step[k * T + p];
-                        step[k * T + p] = 0;
+        #pragma omp parallel
+        {
+            Array delta((size_t)count * T), gradient((size_t)rows * T), work(T);
+            #pragma omp for schedule(static)
+            for (int tile = 0; tile < tiles; tile++) {
+                float* v = &vectors[(size_t)tile * rows * T];
+                float error_sum = 0;
+                std::fill(gradient.begin(), gradient.end(), 0.0f);
+                for (int j = 0; j < count; j++) {
+                    float* d = &delta[(size_t)j * T];
+                    for (int n = 0; n < T; n++) d[n] = 0;
+                    for (int k = 0; k < rows; k++)
+                        for (int n = 0; n < T; n++) d[n] += shorter[k * count + j] * v[k * T + n];
+                    const float* target = &targets[((size_t)tile * count + j) * T];
+                    for (int n = 0; n < T; n++) {
+                        const float z = std::max(-18.0f, std::min(18.0f, d[n]));
+                        const float output = 1 / (1 + std::exp(-z)), error = output - target[n];
+                        d[n] = error * (output - output * output);
+                        error_sum += error * error;
                     }
+                    for (int k = 0; k < rows; k++) {
+                        float product = 0;
+                        for (int n = 0; n < T; n++) {
+                            product += d[n] * v[k * T + n];
+                            gradient[k * T + n] += d[n] * shorter[k * count + j];
+                        }
+                        gradients[((size_t)tile * rows + k) * count + j] = product;
+                    }
+                }
+                adam(v, gradient.data(), &mean[(size_t)tile * learned * T], &square[(size_t)tile * T], learned,
+                     std::integral_constant<int, T>(), rate, share, work.data());
+                errors[tile] = error_sum;
             }
         }
         std::fill(total.begin(), total.end(), 0.0f);
-        for (int tile = 0; tile < tiles; tile++)
-            for (size_t n = 0; n < total.size(); n++) total[n] += sums[tile * total.size() + n];
         loss = 0;
-        for (int i = 0; i < patches; i++) {
-            const float* gradient = &total[(size_t)i * rows];
-            float* momentum = &code_moments[(size_t)i * latent_dim];
-            float mean = 0;
-            for (int k = 0; k < latent_dim; k++) {
-                momentum[k] = beta * momentum[k] + gradient[k];
-                mean += gradient[k] * gradient[k] / latent_dim;
-            }
-            code_squares[i] = beta * code_squares[i] + mean;
-            const float scale = code_rate / (std::sqrt(code_squares[i]) + tiny);
-            for (int k = 0; k < latent_dim; k++) codes[(size_t)i * rows + k] -= scale * momentum[k];
-            loss += gradient[latent_dim];
+        for (int tile = 0; tile < tiles; tile++) {
+            for (size_t n = 0; n < total.size(); n++) total[n] += gradients[tile * total.size() + n];
+            loss += errors[tile];
         }
+        adam(shorter.data(), total.data(), short_mean.data(), short_square.data(), short_learned, count,
+             falling * rates[1], share, scale.data());
     }
     std::chrono::duration<double, std::milli> taken = std::chrono::steady_clock::now() - began;
-    printf("%.6f %.6e\n", taken.count() / (epochs - uncounted), loss / patches / pixels);
+    printf("%.6f %.6e\n", taken.count() / (epochs - epochs / 10), loss / length / count);
 }
