@@ -1,8 +1,7 @@
 """How fast training is, next to the same work in C++, PyTorch, JAX and NumPy, and what a run takes.
 
     python tests/benchmark.py                    all tables
-    python tests/benchmark.py WORD               only those with WORD in their name: epoch, startup, threads,
-                                                 rounding
+    python tests/benchmark.py WORD               only those with WORD in their name: epoch, startup, threads
     python tests/benchmark.py WORD --against OLD.py    next to an older version of the script
 
 Contenders take turns, since a shared machine drifts: each figure is the median over the rounds, with the range
@@ -43,18 +42,15 @@ def module(path):
 
 
 def samples(side, patches):
-    """Targets of a case: pieces of photographs if 8 x 8, otherwise three smooth pictures over and over."""
-    y, x = np.mgrid[0:side, 0:side] / side
-    pictures = np.stack([x, (1 + np.sin(40 * x) * np.sin(40 * y)) / 2, (8 * x + 8 * y) % 1]).reshape(3, -1)
+    """Targets of a case: random but smooth patches if 8 x 8, otherwise three pictures over and over."""
+    random, (y, x) = np.random.default_rng(0), np.mgrid[0:side, 0:side] / side
     if side == 8:
-        random = np.random.default_rng(0)
-        pictures = np.clip(0.5 + random.normal(size=(patches, 12)) @ random.normal(size=(12, 64)) / 20, 0, 1)
-    return np.float32(pictures[np.arange(patches) % len(pictures)])
+        return np.float32(np.clip(0.5 + random.normal(size=(patches, 12)) @ random.normal(size=(12, 64)) / 20, 0, 1))
+    pictures = np.stack([x, (1 + np.sin(40 * x) * np.sin(40 * y)) / 2, (8 * x + 8 * y) % 1]).reshape(3, -1)
+    return np.float32(pictures[np.arange(patches) % 3])
 
 
-# ------------------------------------------------------------------------------ contenders
-#
-# Each takes targets, float32 (patches, pixels), and latent_dim, and returns a function that trains for some epochs
+# Each contender takes targets, float32 (patches, pixels), and latent_dim, and returns a function that trains for some epochs
 # and may return milliseconds per epoch.
 
 
@@ -76,15 +72,14 @@ def this_program(targets, latent_dim, path=SCRIPT):
 
 def initial(targets, latent_dim):
     """Targets, codes, weights and bias, float32."""
-    random = np.random.default_rng(0)
-    codes = random.standard_normal((len(targets), latent_dim), np.float32)
-    weights = random.standard_normal((latent_dim, targets.shape[1]), np.float32) / 10
+    codes = np.random.default_rng(0).standard_normal((len(targets), latent_dim), np.float32)
+    weights = np.random.default_rng(1).standard_normal((latent_dim, targets.shape[1]), np.float32) / 10
     return targets, codes, weights, np.zeros(targets.shape[1], np.float32)
 
 
 def numpy_peer(targets, latent_dim):
     targets, *state = initial(targets, latent_dim)
-    firsts, seconds = ([np.zeros_like(part) for part in state] for _ in range(2))
+    firsts, seconds = [np.zeros_like(part) for part in state], [np.zeros_like(part) for part in state]
 
     def train(epochs):
         for epoch in range(1, epochs + 1):
@@ -211,12 +206,10 @@ def worker(name, case, **environment):
 
 
 def spread(values, digits=2):
-    """Median and range."""
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 def ratios(over, under):
-    """Median and range of the ratios, round by round."""
     return spread([a / b for a, b in zip(over, under)])
 
 
@@ -240,18 +233,11 @@ def table_epoch():
             print(f"  {name:14}{spread(values, 3):>26} ms   x {ratios(values, times['this program'])}", flush=True)
 
 
-def edited(path, **constants):
-    """A copy of a script in a folder of its own, with the lines of some constants edited."""
+def copied(path):
+    """A copy of a script in a folder of its own."""
     copy = Path(tempfile.mkdtemp(dir=TEMPORARY.name), "neural_compression.py")
-    change(copy, Path(path).read_text(), **constants)
+    copy.write_text(Path(path).read_text())
     return copy
-
-
-def change(copy, text, **constants):
-    for name, value in constants.items():
-        text, count = re.subn(rf"(?m)^{name} = .*?  #", lambda _: f"{name} = {value!r}  #", text)
-        assert count == 1, f"no line for {name}"
-    copy.write_text(text)
 
 
 def whole_run(copy, python=sys.executable, **environment):
@@ -274,10 +260,10 @@ def table_startup():
     times = {(name, kind): [] for name in scripts for kind in ("cold", "cached", "edited")}
     for n in range(ROUNDS):
         for name, script in scripts.items():
-            copy = edited(script)
+            copy = copied(script)
             for kind in ("cold", "cached", "edited"):
                 if kind == "edited":
-                    change(copy, copy.read_text(), SEED=n + 1)
+                    copy.write_text(re.sub(r"(?m)^SEED = 0", f"SEED = {n + 1}", copy.read_text()))
                 times[name, kind].append(whole_run(copy, python)[0])
     for (name, kind), values in times.items():
         print(f"  {name}, {kind:8}{spread(values):>22} s, x {ratios(values, times[name, 'cached'])} of cached,"
@@ -291,36 +277,10 @@ def table_threads():
         print("  {0} x {0}, latent_dim {1}, {2} patches: ".format(*case) + f"one thread is x {ratios(times[1], times[2])} of two")
     outputs = []
     for count in (1, 2, 3, 8):
-        script = edited(SCRIPT)
+        script = copied(SCRIPT)
         whole_run(script, NUMBA_NUM_THREADS=str(count))
         outputs.append([path.read_bytes() for path in sorted(script.with_name("outputs").iterdir())])
     print(f"  same bytes for 1, 2, 3 and 8 threads: {all(one == outputs[0] for one in outputs)}")
-
-
-def table_rounding():
-    """Seconds of `compress`, all tries of a step and the file, as a share of 1000 epochs of training."""
-    import pictures
-
-    nc, china = pictures.nc, pictures.photograph("china.jpg")
-    nc.say = lambda line: None
-    cases = [
-        ("three patterns, 16", pictures.patterns(), 256, 16, 100),
-        ("sheet of digits, 20", [pictures.digits_sheet()], 8, 20, 25),
-        ("photograph in 8 x 8, 32", [china], 8, 32, 25),
-        ("12 megapixels in 8 x 8, 32", [np.tile(china, (8, 7))[:3000, :4000]], 8, 32, 25),
-    ]
-    for name, originals, side, latent_dim, target in cases:
-        epochs = 20 if "mega" in name else 1000
-        pictures.learn(originals, side, side, latent_dim, 1)
-        began = time.perf_counter()
-        codes, decoder, _ = pictures.learn(originals, side, side, latent_dim, epochs)
-        training = (time.perf_counter() - began) * 1000 / epochs
-        nc.compress(originals, codes, decoder, side, side, target)
-        began = time.perf_counter()
-        content = nc.compress(originals, codes, decoder, side, side, target)
-        rounding = time.perf_counter() - began
-        print(f"  {name:28} 1000 epochs {training:.2f} s, compress {rounding:.2f} s, share {rounding / training:.2f},"
-              f" {len(content)} bytes", flush=True)
 
 
 if __name__ == "__main__":

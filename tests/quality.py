@@ -2,7 +2,7 @@
 
     python tests/quality.py        all tables
     python tests/quality.py WORD   only those with WORD in their name: patterns, start, choices, rounding,
-                                   file, target, rate
+                                   seconds, file, target, rate
 
 `rate` draws outputs/rate_distortion.png. Runs on 2 cores take some minutes per table.
 """
@@ -10,6 +10,7 @@
 import io
 import sys
 import tempfile
+import time
 import types
 import zlib
 from pathlib import Path
@@ -122,6 +123,29 @@ def table_rounding():
         for name, picture, _, target in cases:
             sizes.append(f"{name} {len(program.compress([picture], *models[name], 8, 8, target))}")
         print(f"  {choice:16} {', '.join(sizes)} bytes", flush=True)
+
+
+def table_seconds():
+    """Seconds of `compress`, all tries of a step and the file, as a share of 1000 epochs of training."""
+    china = pictures.photograph("china.jpg")
+    cases = [
+        ("three patterns, 16", patterns(), 256, 16, 100),
+        ("sheet of digits, 20", [pictures.digits_sheet()], 8, 20, 25),
+        ("photograph in 8 x 8, 32", [china], 8, 32, 25),
+        ("12 megapixels in 8 x 8, 32", [np.tile(china, (8, 7))[:3000, :4000]], 8, 32, 25),
+    ]
+    for name, originals, side, latent_dim, target in cases:
+        epochs = 20 if "mega" in name else 1000
+        learn(originals, side, side, latent_dim, 1)
+        began = time.perf_counter()
+        codes, decoder, _ = learn(originals, side, side, latent_dim, epochs)
+        training = (time.perf_counter() - began) * 1000 / epochs
+        nc.compress(originals[:1], codes[: len(nc.cut(originals[0], side, side))], decoder, side, side, 5)  # compiles
+        began = time.perf_counter()
+        content = nc.compress(originals, codes, decoder, side, side, target)
+        seconds = time.perf_counter() - began
+        print(f"  {name:28} 1000 epochs {training:.2f} s, compress {seconds:.2f} s, share {seconds / training:.2f},"
+              f" {len(content)} bytes", flush=True)
 
 
 def table_file():
