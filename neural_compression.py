@@ -40,6 +40,7 @@ import itertools
 import math
 import os
 import re
+import subprocess
 import sys
 import time
 import zlib
@@ -724,8 +725,11 @@ def run():
 
     targets = np.concatenate([cut(picture, WIDTH, HEIGHT) for picture in pictures]) / float32(255)
     codes, decoder = start(targets, LATENT_DIM, SEED)
-    if not is_compiled(train_long_side):
+    if __name__ == "__main__" and not is_compiled(choose_numbers):
         say("compiling, in the first run only ...")
+        # In a process of its own, since what a process has compiled itself differs, in the last digits, from
+        # what it reads from __pycache__: all runs read it.
+        subprocess.run([sys.executable, __file__, "compile"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     sizes = f"patches of {WIDTH} x {HEIGHT}: {len(targets)}, numbers per code: {codes.shape[1]}"
     say(f"training on {sizes}, threads: {get_num_threads()}")
     codes, decoder, losses = train(targets, codes, decoder, EPOCHS, LEARNING_RATE, LOG_EVERY)
@@ -739,9 +743,20 @@ def run():
     return 0 if len(losses) == EPOCHS else 130
 
 
+def compile_kernels():
+    """Compile all kernels, by a run on a few patches. Returns the exit status."""
+    picture = np.uint8(np.arange(576) % 251).reshape(24, 24)
+    targets = cut(picture, 8, 8) / float32(255)
+    codes, decoder, _ = train(targets, *start(targets, 2, 0), 1)
+    compress([picture], codes, decoder, 8, 8, 5)
+    return 0
+
+
 def main():
     """Run the program. Returns the exit status: 0, 2 after a mistake, 130 after Ctrl-C."""
     try:
+        if sys.argv[1:] == ["compile"]:
+            return compile_kernels()
         if len(sys.argv) > 1:
             raise Refused("takes no arguments; edit the constants at the top of the file")
         return run()
