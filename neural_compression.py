@@ -276,6 +276,7 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=0):
     adam(short, short, short_mean, short_square, float32(0), float32(0))
 
     losses, weight, began = [], 0, time.perf_counter()
+    # Ctrl-C ends the loop. It has no `if` of its own: in Python 3.13, `suppress` would not cover a jump from there.
     with suppress(KeyboardInterrupt):
         for epoch in range(1, epochs + 1):
             falling = (1 + math.cos(math.pi * (epoch - 1) / epochs)) / 2
@@ -287,8 +288,7 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=0):
             adam(short, gradients.sum(axis=0), short_mean, short_square, rate, share)
 
             losses.append(float(errors.sum()) / (patches * pixels))
-            if log_every and (epoch % log_every == 0 or epoch == epochs):
-                log(losses, epochs, time.perf_counter() - began)
+            log(losses, epochs, log_every, time.perf_counter() - began)
     if not losses:
         raise KeyboardInterrupt
 
@@ -296,12 +296,13 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=0):
     return patch_side[0][:-1].T, pixel_side[0], losses
 
 
-def log(losses, epochs, seconds):
-    """Print a line about the last epoch; in a run of more than 5 seconds with the time that is left."""
+def log(losses, epochs, log_every, seconds):
+    """Print a line every log_every epochs and at the last; in a long run with the time that is left."""
     epoch, loss = len(losses), losses[-1]
-    left = seconds * (epochs / epoch - 1)
-    line = f"epoch {epoch:{len(str(epochs))}}/{epochs}  loss {loss:.3e}  time {seconds:.2f} s  {quality(loss)}"
-    say(f"{line}  left {left:.0f} s" if seconds + left > 5 else line)
+    if log_every and (epoch % log_every == 0 or epoch == epochs):
+        left = seconds * (epochs / epoch - 1)
+        line = f"epoch {epoch:{len(str(epochs))}}/{epochs}  loss {loss:.3e}  time {seconds:.2f} s  {quality(loss)}"
+        say(f"{line}  left {left:.0f} s" if seconds + left > 5 else line)
 
 
 def psnr(mean_square):

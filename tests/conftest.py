@@ -14,21 +14,12 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).resolve().parent.parent / "neural_compression.py"
-DEFAULTS = {
-    "WIDTH": 256,
-    "HEIGHT": 256,
-    "IMAGES": ("radial", "sine", "checkerboard"),
-    "SINE_FREQUENCY": 40,
-    "CHECKER_SQUARES": 16,
-    "LATENT_DIM": 16,
-    "EPOCHS": 1000,
-    "LEARNING_RATE": 1.0,
-    "TARGET_PSNR": 100.0,
-    "LOG_EVERY": 10,
-    "SEED": 0,
-    "OUTPUT_DIR": "outputs",
-}
+DEFAULTS = dict(
+    WIDTH=256, HEIGHT=256, IMAGES=("radial", "sine", "checkerboard"), SINE_FREQUENCY=40, CHECKER_SQUARES=16,
+    LATENT_DIM=16, EPOCHS=1000, LEARNING_RATE=1.0, TARGET_PSNR=100.0, LOG_EVERY=10, SEED=0, OUTPUT_DIR="outputs",
+)  # fmt: skip
 SMALL = {"WIDTH": 32, "HEIGHT": 24, "EPOCHS": 60, "SINE_FREQUENCY": 5}
+NOT_INHERITED = ("PYTHONUNBUFFERED", "PYTHONIOENCODING", "NUMBA_CACHE_DIR", "GOMP_SPINCOUNT")
 CHILDREN = []  # processes started by the test that is running
 sys.path.insert(0, str(SCRIPT.parent))
 
@@ -38,7 +29,6 @@ def program():
     """The script as a module."""
     import neural_compression
 
-    assert set(DEFAULTS) <= set(vars(neural_compression))
     vars(neural_compression).update(DEFAULTS)
     return neural_compression
 
@@ -67,38 +57,36 @@ def edit(folder, **constants):
         if name in constants:
             lines[node.lineno - 1 : node.end_lineno] = [f"{name} = {constants.pop(name)!r}\n"]
     assert not constants, f"no line for {list(constants)}"
-    copy = folder / "neural_compression.py"
-    copy.write_text("".join(lines))
-    return copy
+    script = folder / "neural_compression.py"
+    script.write_text("".join(lines))
+    return script
 
 
 @pytest.fixture(scope="session")
-def machine_code(tmp_path_factory):
-    """A __pycache__ with all kernels compiled, for copies of the script: it depends on the kernels alone."""
-    folder = tmp_path_factory.mktemp("machine_code")
-    assert finish(start([sys.executable, str(edit(folder)), "compile"]))[::2] == (0, "")
-    return folder / "__pycache__"
+def default_run(tmp_path_factory):
+    """Folder and output of one run with DEFAULTS, which compiles the kernels."""
+    folder = tmp_path_factory.mktemp("default")
+    status, output, errors = run_process(edit(folder), NUMBA_NUM_THREADS="2")
+    assert (status, errors) == (0, "")
+    return folder, output
 
 
 @pytest.fixture
-def copy(machine_code, tmp_path):
-    """Function that makes an edited copy of the script, with the kernels compiled, in the test's folder."""
+def copy(default_run, tmp_path):
+    """Function that makes an edited copy of the script in the test's folder, with the machine code of the default run."""
 
-    def make(folder=tmp_path, **constants):
-        folder.mkdir(exist_ok=True)
-        shutil.copytree(machine_code, folder / "__pycache__", dirs_exist_ok=True)
-        return edit(folder, **constants)
+    def make(**constants):
+        shutil.copytree(default_run[0] / "__pycache__", tmp_path / "__pycache__", dirs_exist_ok=True)
+        return edit(tmp_path, **constants)
 
     return make
 
 
 def start(command, environment=None, **options):
     """Start a process whose output can be read; it ends with the test, or after 5 minutes."""
-    inherited = {**os.environ}
-    for name in ("PYTHONUNBUFFERED", "PYTHONIOENCODING", "NUMBA_CACHE_DIR", "GOMP_SPINCOUNT"):
-        inherited.pop(name, None)
+    inherited = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8", "errors": "replace"}
-    process = subprocess.Popen(command, env={**inherited, **(environment or {})}, **{**pipes, **options})
+    process = subprocess.Popen(command, env={**inherited, **(environment or {})}, **pipes, **options)
     CHILDREN.append(process)
     timer = threading.Timer(300, process.kill)
     timer.daemon = True
@@ -112,9 +100,9 @@ def finish(process):
     return process.returncode, output, errors
 
 
-def run_process(copy, **environment):
+def run_process(script, **environment):
     """Run a copy of the script to its end: (status, stdout, stderr)."""
-    return finish(start([sys.executable, str(copy)], environment))
+    return finish(start([sys.executable, str(script)], environment))
 
 
 @pytest.fixture(autouse=True)
@@ -127,5 +115,5 @@ def no_child_is_left():
 
 
 def contents(folder):
-    """Name and content of each file in a folder."""
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    """Content of each file in a folder, and None for each folder in it."""
+    return {path.name: None if path.is_dir() else path.read_bytes() for path in folder.iterdir()}

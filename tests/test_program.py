@@ -1,9 +1,9 @@
 """The program as a whole: what it prints and saves, what it refuses, how it is interrupted."""
 
 import contextlib
+import itertools
 import math
 import os
-import pickle
 import re
 import signal
 import subprocess
@@ -80,15 +80,6 @@ def readable(folder):
 # --------------------------------------------------------------------- the default run
 
 
-@pytest.fixture(scope="module")
-def default_run(tmp_path_factory):
-    """Folder and output of one run with the constants as shipped."""
-    folder = tmp_path_factory.mktemp("default")
-    status, output, errors = run_process(edit(folder), NUMBA_NUM_THREADS="2")
-    assert (status, errors) == (0, "")
-    return folder, output
-
-
 def test_default_run_gives_every_picture_back(default_run):
     folder, _ = default_run
     files = contents(folder / "outputs")
@@ -121,9 +112,21 @@ def test_same_bytes_again_from_the_cache_with_another_number_of_threads(default_
     assert losses.findall(again) == losses.findall(output)
 
 
-def test_an_edited_constant_compiles_nothing_and_an_edited_kernel_does(machine_code, copy, tmp_path):
-    before = contents(machine_code)
+@pytest.mark.parametrize("side, patches", [(40, 12), (4, 600), (16, 256)])
+def test_same_bytes_with_more_pixels_more_patches_and_equally_many_for_any_threads(copy, tmp_path, side, patches):
+    """Also for any number of threads of NumPy's matrix products."""
+    write_pgm(tmp_path / "cat.pgm", photograph(side * patches, side))
+    script, results = copy(**{**PATCHES, "WIDTH": side, "HEIGHT": side, "LATENT_DIM": 10}), []
+    for threads, blas in (("1", "2"), ("3", "1"), ("2", "8")):
+        status, output, errors = run_process(script, NUMBA_NUM_THREADS=threads, OPENBLAS_NUM_THREADS=blas)
+        assert (status, errors) == (0, "") and f"{patches}, numbers per code: 10, threads: {threads}\n" in output
+        results.append((contents(tmp_path / "outputs"), re.sub(r"threads: .*|time .* s", "", output)))
+    assert results[0] == results[1] == results[2]
+
+
+def test_an_edited_constant_compiles_nothing_and_an_edited_kernel_does(copy, tmp_path):
     script = copy(**SMALL, LEARNING_RATE=0.9, SEED=5)
+    before = contents(tmp_path / "__pycache__")
     script.write_text("# A line more moves all functions.\n" + script.read_text())
     status, output, _ = run_process(script)
     assert status == 0 and "compiling" not in output and contents(tmp_path / "__pycache__") == before
@@ -161,43 +164,43 @@ def test_top_level_is_what_was_agreed():
 # --------------------------------------------------------------------- what the README shows
 
 
-def blocks(words):
-    """Python blocks of the README that hold some words."""
-    readme = (SCRIPT.parent / "README.md").read_text()
-    return [block for block in re.findall(r"```python\n(.*?)```", readme, re.S) if words in block]
+def readme(words):
+    """The one block of the README that holds some words."""
+    text = (SCRIPT.parent / "README.md").read_text()
+    (block,) = [block for block in re.findall(r"```\w*\n(.*?)```", text, re.S) if words in block]
+    return block
 
 
-def decode_by_readme(folder):
+def decode_by_readme(folder, monkeypatch):
     """The pictures that the lines of the README make of outputs/compressed.npz in a folder."""
-    (code,) = blocks("outputs/compressed.npz")
-    code += "\nimport pickle, sys\nsys.stdout.buffer.write(pickle.dumps(pictures))"
-    run = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True)
-    assert (run.returncode, run.stderr) == (0, b"")
-    assert np.array_equal(read(folder / "decoded.pgm"), pickle.loads(run.stdout)[0])
-    return pickle.loads(run.stdout)
+    monkeypatch.chdir(folder)
+    code, names = readme("outputs/compressed.npz"), {}
+    assert re.findall(r"(?m)^ *(?:import|from) .*", code) == ["import numpy as np"]
+    exec(code, names)
+    assert np.array_equal(read(folder / "decoded.pgm"), names["pictures"][0])
+    return names["pictures"]
 
 
-def test_readme_decodes_the_default_run(default_run):
+def test_readme_decodes_the_default_run(default_run, monkeypatch):
     folder, _ = default_run
-    assert all(map(np.array_equal, decode_by_readme(folder), decoded(folder / "outputs", 3)))
+    pictures = decode_by_readme(folder, monkeypatch)
+    assert len(pictures) == 3 and all(map(np.array_equal, pictures, decoded(folder / "outputs", 3)))
 
 
-def test_readme_decodes_patches_that_are_not_square_of_mixed_pictures(copy, tmp_path):
+def test_readme_decodes_patches_that_are_not_square_of_mixed_pictures(run_imported, monkeypatch, tmp_path):
     shapes = [(33, 50), (7, 90), (50, 9)]
     for n, shape in enumerate(shapes):
         write_pgm(tmp_path / f"{n}.pgm", photograph(*shape))
     names = tuple(f"{n}.pgm" for n in range(3))
-    script = copy(**{**PATCHES, "HEIGHT": 5, "IMAGES": names})
-    assert run_process(script)[0] == 0
-    pictures = decode_by_readme(tmp_path)
+    assert run_imported(**{**PATCHES, "HEIGHT": 5, "IMAGES": names})[0] == 0
+    pictures = decode_by_readme(tmp_path, monkeypatch)
     assert [picture.shape for picture in pictures] == shapes
     assert all(map(np.array_equal, pictures, decoded(tmp_path / "outputs", 3)))
 
 
 def test_own_pattern_as_the_readme_adds_it_from_another_working_directory(copy, tmp_path):
-    (block,) = blocks("def rings(")
     script = copy(**{**SMALL, "IMAGES": ("rings", "radial"), "OUTPUT_DIR": "results/here"})
-    text, number = re.subn(r"(?m)^PATTERNS = \{.*\}\n", lambda line: line[0] + "\n\n" + block, script.read_text())
+    text, number = re.subn(r"(?m)^PATTERNS = \{.*\}\n", lambda line: line[0] + "\n\n" + readme("def rings("), script.read_text())
     assert number == 1
     script.write_text(text)
     status, output, errors = finish(start([sys.executable, str(script)], cwd="/"))
@@ -205,6 +208,29 @@ def test_own_pattern_as_the_readme_adds_it_from_another_working_directory(copy, 
     rings = read(tmp_path / "results" / "here" / "generated_rings.pgm")
     assert rings.shape == (24, 32) and rings[12, 16] > 250 and rings.min() < 5
     assert set(os.listdir(tmp_path)) == {"neural_compression.py", "__pycache__", "results"}
+
+
+def test_the_readme_turns_pictures_upright_puts_them_on_white_and_keeps_16_bits(program, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+
+    def converted(image, **options):
+        image.save("cat.jpg", **options)  # Pillow goes by what a file holds
+        exec(readme("exif_transpose"), {})
+        return program.read_pgm(tmp_path / "cat.pgm")
+
+    lying = np.kron(random.integers(0, 256, (2, 3)), np.ones((8, 8)))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    upright = converted(Image.fromarray(np.uint8(lying)), format="JPEG", quality=100, exif=exif)
+    assert upright.shape == (24, 16) and np.max(abs(np.rot90(lying, -1) - upright)) <= 3
+
+    logo = np.zeros((4, 6, 4), np.uint8)
+    logo[1:3, 2:5, 3] = 255
+    assert np.array_equal(converted(Image.fromarray(logo), format="PNG"), 255 - logo[..., 3])
+
+    deep = random.integers(0, 65536, (7, 9)).astype(np.uint16)
+    assert np.array_equal(converted(Image.fromarray(deep), format="PNG"), np.floor(deep / 257 + 0.5))
 
 
 # --------------------------------------------------------------------- other constants
@@ -222,14 +248,24 @@ def test_odd_sizes_come_back_exact(run_imported, tmp_path, width, height, latent
         assert files[f"final_decoded_{index}.pgm"] == files[f"generated_{name}.pgm"]
 
 
-def test_a_photograph_in_patches(run_imported, tmp_path):
-    picture = photograph(90, 120)
+@pytest.mark.parametrize("target", [28.0, 32.0])
+def test_a_photograph_with_the_constants_of_the_readme_reaches_its_target_and_little_more(run_imported, tmp_path, target):
+    picture, constants = photograph(90, 120), {}
     write_pgm(tmp_path / "cat.pgm", picture)
-    status, output, errors = run_imported(**PATCHES)
-    assert (status, errors) == (0, "") and "training on patches of 8 x 8: 180, numbers per code: 12" in output
+    exec(readme('IMAGES = ("cat.pgm",)'), constants)
+    constants = {name: value for name, value in constants.items() if name.isupper()}
+    assert constants["IMAGES"] == ("cat.pgm",) and constants["WIDTH"] == constants["HEIGHT"] == 8
+
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / "notes.txt").write_text("stays")
+    status, output, errors = run_imported(**{**constants, "TARGET_PSNR": target})
+    assert (status, errors) == (0, "") and "training on patches of 8 x 8: 180, numbers per code: " in output
     check_report(tmp_path / "outputs", ["cat.pgm"], [picture], output)
-    assert set(os.listdir(tmp_path / "outputs")) == {"final_decoded_0.pgm", "comparison.png", "compressed.npz"}
-    assert float(re.search(r"all pictures: PSNR (\S+) dB", output)[1]) >= 32 and "out of reach" not in output
+    files = contents(tmp_path / "outputs")
+    assert set(files) == {"final_decoded_0.pgm", "comparison.png", "compressed.npz", "notes.txt"}
+    assert files["notes.txt"] == b"stays"
+    reached = float(re.search(r"all pictures: PSNR (\S+) dB", output)[1])
+    assert target <= reached <= target + 0.2 and "out of reach" not in output and "larger" not in output
 
 
 def test_a_target_out_of_reach_is_told(run_imported, tmp_path):
@@ -250,12 +286,18 @@ def test_of_many_pictures_the_worst_the_median_and_the_best_are_shown(run_import
         write_pgm(tmp_path / f"{n}.pgm", picture)
     images = tuple(f"{n}.pgm" for n in range(15))
     status, output, _ = run_imported(**{**PATCHES, "IMAGES": images, "LATENT_DIM": 2, "TARGET_PSNR": 100})
-    errors = [np.mean((a - b.astype(float)) ** 2) for a, b in zip(pictures, decoded(tmp_path / "outputs", 15))]
+    outputs = decoded(tmp_path / "outputs", 15)
+    errors = [np.mean((a - b.astype(float)) ** 2) for a, b in zip(pictures, outputs)]
     order = np.argsort(errors)
     shown = re.findall(r"(?m)^(\d+)\.pgm: ", output)
     assert status == 0 and "of 15 pictures)" in output
     assert [errors[int(n)] for n in shown] == [errors[order[-1]], errors[order[7]], errors[order[0]]]
-    assert read(tmp_path / "outputs" / "comparison.png").shape == (3 * 10, 8 * 10)  # the first eight
+    sheet = read(tmp_path / "outputs" / "comparison.png")
+    assert sheet.shape == (3 * 10, 8 * 10)  # the first eight
+    for n in range(8):
+        difference = np.minimum(8 * abs(pictures[n] - outputs[n]), 255)
+        cells = sheet[:, 10 * n : 10 * n + 8].reshape(3, 10, 8)[:, :8]
+        assert np.array_equal(cells, [pictures[n], outputs[n], difference])
 
 
 def test_long_and_wide_pictures_are_saved_with_a_small_sheet(run_imported, tmp_path):
@@ -269,20 +311,24 @@ def test_long_and_wide_pictures_are_saved_with_a_small_sheet(run_imported, tmp_p
 
 # --------------------------------------------------------------------- mistakes
 
-NAN = float("nan")
+NAN = math.nan
+WHOLE = ("WIDTH", "HEIGHT", "LATENT_DIM", "EPOCHS", "LOG_EVERY", "SEED", "CHECKER_SQUARES")
 BAD = [
-    *[(name, value) for name in ("WIDTH", "HEIGHT", "LATENT_DIM", "EPOCHS", "LOG_EVERY") for value in (0, -1, 2.0, "2", None, True, 10**5000)],
-    *[("LEARNING_RATE", value) for value in (0, -1, NAN, float("inf"), "1", None, True, 10)],
-    *[("TARGET_PSNR", value) for value in (0, NAN, "30", 101)],
-    *[("SEED", value) for value in (-1, 0.5, None)],
-    *[("IMAGES", value) for value in ("radial", (), None, 5, (1,), ("radial", None))],
-    *[("OUTPUT_DIR", value) for value in (None, 5)],
-    *[("SINE_FREQUENCY", value) for value in (-1, 12, NAN, "40", None, True)],
-    *[("CHECKER_SQUARES", value) for value in (0, 25, 2.0, None, True)],
+    *[(name, value) for name in WHOLE for value in (-1, 2.0, "2", None, True, NAN, 10**5000)],
+    *[(name, 0) for name in WHOLE if name != "SEED"],
+    *[(name, value) for name in ("LEARNING_RATE", "TARGET_PSNR") for value in (0, -1, NAN, math.inf, "1", None, True, 10**5000)],
+    *[("SINE_FREQUENCY", value) for value in (-1, 12, NAN, math.inf, "40", None, True, 10**5000)],
+    *[("LEARNING_RATE", 10), ("TARGET_PSNR", 101), ("CHECKER_SQUARES", 25)],
+    *[("IMAGES", value) for value in ("radial", (), None, 5, (1,), ("radial", None), {"radial": 1})],
+    *[("OUTPUT_DIR", value) for value in (None, 5, b"outputs")],
 ]
 
 
-@pytest.mark.parametrize("name, value", BAD, ids=lambda value: str(value)[:12] if not isinstance(value, int) or value < 10**9 else "huge")
+def short(value):
+    return "huge" if isinstance(value, int) and value > 10**9 else str(value)[:12]
+
+
+@pytest.mark.parametrize("name, value", BAD, ids=short)
 def test_a_bad_constant_is_refused_by_name_before_anything_is_written(run_imported, tmp_path, name, value):
     status, output, errors = run_imported(**{**SMALL, "CHECKER_SQUARES": 4, name: value})
     assert (status, output) == (2, "") and re.fullmatch(ONE_LINE, errors) and name in errors
@@ -293,6 +339,12 @@ def test_the_sizes_are_named_with_a_pattern_that_does_not_fit(run_imported):
     for images, name in ((("checkerboard",), "CHECKER_SQUARES"), (("sine",), "SINE_FREQUENCY")):
         _, _, errors = run_imported(WIDTH=8, HEIGHT=8, IMAGES=images)
         assert name in errors and "WIDTH" in errors and "HEIGHT" in errors
+
+
+def test_a_missing_comma_and_a_jpeg_come_with_advice(run_imported, tmp_path):
+    assert '("cat.pgm",), with a comma' in run_imported(IMAGES="cat.pgm")[2]
+    Image.fromarray(photograph(9, 9)).save(tmp_path / "cat.jpg")
+    assert "the README shows how to convert" in run_imported(IMAGES=("cat.jpg",))[2]
 
 
 @pytest.mark.parametrize("name", ["missing.pgm", "folder", "cat.jpg", "empty.pgm", "p6.ppm", "short.pgm", "a\0b"])
@@ -327,19 +379,40 @@ def test_a_folder_that_cannot_be_written_is_named(run_imported, tmp_path, folder
     assert contents(tmp_path) == {"file": b"stays"}
 
 
+def test_a_read_only_folder_is_named_and_stays_as_it_is(copy, tmp_path):
+    script, folder = copy(**SMALL), tmp_path / "outputs"
+    folder.mkdir()
+    (folder / "compressed.npz").write_bytes(b"of an earlier run")
+    status, output, errors = finish(start([*unprivileged(folder), sys.executable, str(script)]))
+    assert (status, output) == (2, "") and re.fullmatch(ONE_LINE, errors) and "OUTPUT_DIR" in errors
+    assert contents(folder) == {"compressed.npz": b"of an earlier run"}
+
+
+@pytest.mark.parametrize("error, result", [(OSError(28, "No space left on device"), 2), (KeyboardInterrupt(), 130)])
 @pytest.mark.parametrize("method", ["write_bytes", "replace"])
-def test_a_failed_write_leaves_the_files_of_an_earlier_run(run_imported, program, monkeypatch, tmp_path, method):
+@pytest.mark.parametrize("done", [0, 5])
+def test_a_write_that_fails_half_way_leaves_whole_files(
+    run_imported, program, monkeypatch, tmp_path, done, method, error, result
+):
+    """At once, or behind 3 patterns and 2 of 5 results: no file is broken, none is lost, none is left over."""
     assert run_imported(**SMALL)[0] == 0
     before = contents(tmp_path / "outputs")
+    real, calls = getattr(Path, method), itertools.count()
 
-    def fail(path, *arguments):
-        raise OSError(28, "No space left on device")
+    def fail(path, argument):
+        if next(calls) < done:
+            return real(path, argument)
+        if method == "write_bytes":
+            real(path, argument[: len(argument) // 2])
+        raise error
 
     monkeypatch.setattr(program.Path, method, fail)
-    status, _, errors = run_imported(**SMALL, SEED=1)
-    assert status == 2 and re.fullmatch(ONE_LINE, errors) and "No space left on device" in errors
+    status, _, errors = run_imported(**SMALL, LATENT_DIM=1)
     monkeypatch.undo()
-    assert contents(tmp_path / "outputs") == before
+    assert status == result and re.fullmatch(ONE_LINE, errors) and (result == 130 or "No space left" in errors)
+    assert readable(tmp_path / "outputs") == DEFAULT_FILES
+    changed = [name for name, content in contents(tmp_path / "outputs").items() if content != before[name]]
+    assert len(changed) <= (2 if method == "replace" and done else 0)
 
 
 def test_short_memory_ends_in_one_line(run_imported, program, monkeypatch):
@@ -399,6 +472,7 @@ def test_full_or_closed_output(copy, tmp_path, redirection, result):
     command = ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, str(copy(**SMALL))]
     status, _, errors = finish(start(command))
     assert status == result and (errors == "" if result == 0 else re.fullmatch(ONE_LINE, errors))
+    assert result or readable(tmp_path / "outputs") == DEFAULT_FILES
 
 
 def test_a_mistake_with_full_standard_error_has_a_status(copy):
@@ -415,45 +489,83 @@ def test_two_runs_at_once_in_one_folder(copy, tmp_path):
     assert readable(tmp_path / "outputs") == DEFAULT_FILES
 
 
-def test_import_prints_and_writes_nothing_and_a_users_spincount_stays(tmp_path):
+IMPORT = """
+import os, neural_compression as program, numpy as np
+made = [name for name, value in vars(program).items() if isinstance(value, np.ndarray) or getattr(value, "signatures", ())]
+os.write(2, f"{made} {os.environ['GOMP_SPINCOUNT']} {os.environ['OPENBLAS_NUM_THREADS']}".encode())
+"""
+
+
+def test_import_prints_writes_and_makes_nothing_and_sets_threads(tmp_path):
+    """A user's spincount stays; NumPy gets one thread in any case."""
     edit(tmp_path)
-    command = [sys.executable, "-B", "-c", "import os, neural_compression; os.write(2, os.environ['GOMP_SPINCOUNT'].encode())"]
-    assert finish(start(command, cwd=tmp_path)) == (0, "", "10000")
-    assert finish(start(command, {"GOMP_SPINCOUNT": "77"}, cwd=tmp_path)) == (0, "", "77")
-    assert set(os.listdir(tmp_path)) <= {"neural_compression.py", "__pycache__"}
-    assert not (tmp_path / "__pycache__").exists() or not os.listdir(tmp_path / "__pycache__")
+    command = [sys.executable, "-B", "-c", IMPORT]
+    assert finish(start(command, cwd=tmp_path)) == (0, "", "[] 10000 1")
+    users = {"GOMP_SPINCOUNT": "77", "OPENBLAS_NUM_THREADS": "8"}
+    assert finish(start(command, users, cwd=tmp_path)) == (0, "", "[] 77 1")
+    files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    assert files - {"__pycache__"} == {"neural_compression.py"}
 
 
 # --------------------------------------------------------------------- Ctrl-C
 
 
-def interrupt_at(words, process):
-    for text in process.stdout:
-        if words in text:
-            process.send_signal(signal.SIGINT)
-            return
-    raise AssertionError(f"no line with {words}")
+def start_and_interrupt(script, words, disposition=signal.SIG_DFL):
+    """Start a script, and send Ctrl-C at a line with some words: (status, what is printed later, stderr)."""
+    heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, disposition)}  # the suite itself may ignore Ctrl-C
+    process = start([sys.executable, str(script)], **heed)
+    assert any(words in line for line in process.stdout)
+    process.send_signal(signal.SIGINT)
+    return finish(process)
 
 
 def test_ctrl_c_in_training_saves_what_was_learned(copy, tmp_path):
-    script = copy(**{**SMALL, "EPOCHS": 10**9}, LOG_EVERY=1000)
-    heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}  # the suite itself may ignore Ctrl-C
-    process = start([sys.executable, str(script)], **heed)
-    interrupt_at("epoch ", process)
-    status, output, errors = finish(process)
-    assert (status, errors) == (130, "") and "all pictures: " in output
+    status, output, errors = start_and_interrupt(copy(**{**SMALL, "EPOCHS": 10**9, "LOG_EVERY": 1000}), "epoch ")
+    assert (status, errors) == (130, "")
     assert readable(tmp_path / "outputs") == DEFAULT_FILES
     originals = [read(tmp_path / "outputs" / f"generated_{name}.pgm") for name in PATTERNS]
     check_report(tmp_path / "outputs", PATTERNS, originals, output)
 
 
-def test_ctrl_c_after_training_is_one_line(run_imported, program, monkeypatch, tmp_path):
-    def interrupt(*arguments):
-        raise KeyboardInterrupt
-
-    handler = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(program, "quantise", interrupt)
-    status, _, errors = run_imported(**SMALL)
+def test_ctrl_c_in_the_search_for_the_step_is_one_line(copy, tmp_path):
+    write_pgm(tmp_path / "cat.pgm", photograph(600, 800))
+    script = copy(**{**PATCHES, "EPOCHS": 1, "LATENT_DIM": 32, "TARGET_PSNR": 100.0})
+    status, _, errors = start_and_interrupt(script, "rounding step")
     assert status == 130 and re.fullmatch(ONE_LINE, errors) and "no results were saved" in errors
-    assert readable(tmp_path / "outputs") == {f"generated_{name}.pgm" for name in PATTERNS}
+    assert os.listdir(tmp_path / "outputs") == []
+
+
+def test_ctrl_c_while_it_compiles_is_one_line(tmp_path):
+    status, _, errors = start_and_interrupt(edit(tmp_path, **SMALL), "compiling")
+    assert status == 130 and re.fullmatch(ONE_LINE, errors) and "no results were saved" in errors
+
+
+def test_ctrl_c_that_is_ignored_stays_ignored(copy, tmp_path):
+    script = copy(**{**SMALL, "EPOCHS": 3000, "LOG_EVERY": 1})
+    status, output, errors = start_and_interrupt(script, "epoch ", signal.SIG_IGN)
+    assert (status, errors) == (0, "") and "epoch 3000/3000" in output
+    assert readable(tmp_path / "outputs") == DEFAULT_FILES
+
+
+def interrupt(*arguments):
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_in_training_ends_with_a_report_and_with_the_handler_that_was_there(run_imported, program, monkeypatch, tmp_path):
+    handler = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(program, "log", interrupt)
+    status, output, errors = run_imported(**SMALL)
+    assert (status, errors) == (130, "") and readable(tmp_path / "outputs") == DEFAULT_FILES
+    originals = [read(tmp_path / "outputs" / f"generated_{name}.pgm") for name in PATTERNS]
+    check_report(tmp_path / "outputs", PATTERNS, originals, output)
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+@pytest.mark.parametrize("place", ["start", "train", "quantise", "decompress", "contact_sheet"])
+def test_ctrl_c_elsewhere_is_one_line_and_an_earlier_run_stays(run_imported, program, monkeypatch, tmp_path, place):
+    assert run_imported(**SMALL)[0] == 0
+    before, handler = contents(tmp_path / "outputs"), signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(program, place, interrupt)
+    status, _, errors = run_imported(**SMALL, LATENT_DIM=1)
+    assert status == 130 and re.fullmatch(ONE_LINE, errors) and "no results were saved" in errors
+    assert contents(tmp_path / "outputs") == before and signal.getsignal(signal.SIGINT) is handler
