@@ -150,7 +150,7 @@ def adam(vectors, gradient, mean, square, rate, share):
     share              weight of this gradient in the running means
 
     So a vector moves by about `rate`, as a whole. Adam is by Kingma and Ba (2015); one second moment per
-    vector takes less memory, and ends with a smaller error (`tests/quality.py choices`).
+    vector takes less memory than one per number, and doesn't depend on the basis of the codes.
     """
     rows, count = mean.shape
     scale = np.zeros(count, float32)
