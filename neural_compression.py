@@ -84,12 +84,14 @@ SOURCES = [__name__]  # of the kernels that are defined so far
 
 def kernel(function):
     """Compile a function at its first call, and keep the machine code in __pycache__."""
-    compiled = njit(function, fastmath=True, error_model="numpy", parallel="prange" in function.__code__.co_names)
+    code = function.__code__
+    compiled = njit(function, fastmath=True, error_model="numpy", parallel="prange" in code.co_names)
     # By itself numba compiles anew when anything in the file has changed, and here the constants change all
-    # the time. So the stamp of the machine code is the text of this kernel and of those above it. Where no
-    # folder can be written, or numba keeps its files otherwise, each run compiles.
+    # the time. So the stamp of the machine code is the text of this kernel and of those above it, and its name
+    # says line 1, wherever the kernel is. Where numba can't write, or keeps its files otherwise, each run compiles.
     with suppress(Exception):
         SOURCES.append(getsource(function))
+        function.__code__ = code.replace(co_firstlineno=1)
         compiled.enable_caching()
         compiled._cache._cache_file._source_stamp = SOURCES[:]
     return compiled
@@ -99,7 +101,7 @@ def announce(compiled):
     """Tell the user if a kernel has to be compiled now, which takes some seconds."""
     with suppress(AttributeError):
         if not (compiled.signatures or compiled._cache._cache_file._load_index()):
-            say("compiling, in the first run only ...")
+            say("compiling ...")
 
 
 @kernel
@@ -407,8 +409,7 @@ def decode(record):
     """The pictures in a record of the file, uint8 (height, width) each."""
     codes = record["codes"]
     logits = (codes / row_lengths(codes) * record["step"]).T @ record["weights"]
-    greys = to_grey(0.5 + np.tanh(logits / 2) / 2)
-    return join(greys, record["shapes"].tolist(), *record["patch"].tolist())
+    return join(to_grey(0.5 + np.tanh(logits / 2) / 2), record["shapes"].tolist(), *record["patch"].tolist())
 
 
 def compress(pictures, codes, decoder, width, height, target_psnr):
@@ -421,7 +422,7 @@ def compress(pictures, codes, decoder, width, height, target_psnr):
     layout = (width, height), [picture.shape for picture in pictures]
     targets = cut(pictures, width, height)
     codes, weights = change_basis(codes, decoder)
-    losses, loss = mean_squares(pictures, decode(quantise(codes, weights, 2**-20, targets, 0, *layout)))
+    losses, loss = mean_squares(pictures, decode(quantise(codes, weights, 1e-6, targets, 0, *layout)))
     asked = 10 ** (-target_psnr / 10) - 1e-10  # nothing for 100 dB
     allowed = max(asked, 1.01 * loss)
     exact = (losses == 0) & (loss >= asked)
@@ -481,7 +482,7 @@ PATTERNS = {"radial": radial, "sine": sine, "checkerboard": checkerboard}
 
 def draw(name, width, height):
     """Picture of the pattern PATTERNS[name], uint8 (height, width)."""
-    y, x = np.mgrid[0:height, 0:width]
+    y, x = np.indices((height, width))
     with suppress(TypeError, ValueError):
         values = np.broadcast_to(PATTERNS[name](x, y, width, height), x.shape)
         if np.all(abs(values - 0.5) <= 0.5 + 1e-9):
@@ -642,8 +643,8 @@ def run():
     here = Path(__file__).resolve().parent
     folder = here / Path(OUTPUT_DIR).expanduser()
     pictures = [draw(name, WIDTH, HEIGHT) if name in PATTERNS else read_pgm(here / name) for name in IMAGES]
-    pairs = zip(IMAGES, pictures)
-    write_files(folder, {f"generated_{name}.pgm": pgm(picture) for name, picture in pairs if name in PATTERNS})
+    drawn = {f"generated_{name}.pgm": pgm(image) for name, image in zip(IMAGES, pictures) if name in PATTERNS}
+    write_files(folder, drawn)
 
     targets = cut(pictures, WIDTH, HEIGHT)
     codes, decoder = start(targets, LATENT_DIM, SEED)
