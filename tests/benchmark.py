@@ -151,7 +151,7 @@ def cpp(targets, latent_dim):
     version = module(SCRIPT)
     codes, decoder = version.start(targets, latent_dim, 0)
     (patches, pixels), rows = targets.shape, len(decoder)
-    sides = np.vstack([codes.T, np.ones(patches)]), decoder
+    sides = codes.T, decoder
     rates = 0.15, np.sqrt(patches) / np.linalg.norm(codes)
     pixels_are_long = pixels >= patches
     if pixels_are_long:
@@ -192,6 +192,8 @@ def worker(name, case, **environment):
     """A contender in a process of its own: function of epochs, or None if it can't run here."""
     command = [sys.executable, __file__, "serve", name, *map(str, case), *(["--against", AGAINST] if AGAINST else [])]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    if name in ("this program", "older version"):
+        environment["OPENBLAS_NUM_THREADS"] = "1"  # as in a run, where the program sets it before NumPy is there
     process = subprocess.Popen(command, env={**PLAIN, **environment}, **pipes)
 
     def run(epochs):

@@ -117,7 +117,7 @@ def psnr(originals, outputs):
 
 def learn(pictures, width, height, latent_dim, epochs):
     """Codes, decoder and loss after training on the patches of some pictures."""
-    patches = np.concatenate([nc.cut(picture, width, height) for picture in pictures]) / np.float32(255)
+    patches = nc.cut(pictures, width, height)
     codes, decoder, losses = nc.train(patches, *nc.start(patches, latent_dim, 0), epochs)
     return codes, decoder, losses[-1]
 

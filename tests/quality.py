@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 import types
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -45,10 +46,9 @@ def row(name, samples, latent_dim, seeds, epochs=1000, program=nc):
     wanted, exact, decibels = targets(samples), 0, []
     for seed in range(seeds):
         codes, decoder, _ = program.train(wanted, *program.start(wanted, latent_dim, seed), epochs)
-        output = nc.pictures_of(nc.with_one(codes), decoder, [(1, wanted.shape[1])] * len(wanted), wanted.shape[1], 1)
-        exact += all(np.array_equal(a.ravel(), b.ravel()) for a, b in zip(samples, output))
-        logits = nc.with_one(codes) @ decoder.astype(float)
-        decibels.append(-10 * np.log10(np.mean((0.5 + np.tanh(logits / 2) / 2 - wanted) ** 2)))
+        output = 0.5 + np.tanh(codes @ decoder.astype(float) / 2) / 2
+        exact += np.array_equal(nc.to_grey(output).ravel(), np.ravel(samples))
+        decibels.append(-10 * np.log10(np.mean((output - wanted) ** 2)))
     print(f"  {name:34}{exact:3} of {seeds:2} exact   PSNR {min(decibels):.2f} to {max(decibels):.2f} dB", flush=True)
 
 
@@ -68,19 +68,21 @@ def table_patterns():
 
 def table_start():
     """PSNR before rounding after some epochs, from principal components and from random codes."""
-    cases = [(name, nc.cut(pictures.photograph(name), 8, 8), 32) for name in ("flower.jpg", "china.jpg", "chelsea.png")]
+    names = "flower.jpg", "china.jpg", "chelsea.png"
+    cases = [(name, nc.to_grey(nc.cut([pictures.photograph(name)], 8, 8)), 32) for name in names]
     cases += [("digits", pictures.digits(), 20), ("digits", pictures.digits(), 8)]
-    cases += [("letters", nc.cut(pictures.letters_sheet(), 16, 16), 32)]
+    cases += [("letters", nc.to_grey(nc.cut([pictures.letters_sheet()], 16, 16)), 32)]
     cases += [("24 photographs", pictures.photographs(), latent_dim) for latent_dim in (4, 8, 16)]
     for name, samples, latent_dim in cases:
         wanted = targets(samples)
         codes, decoder = nc.start(wanted, latent_dim, 0)
         random = np.random.default_rng(0).standard_normal(codes.shape)
+        random[:, -1] = 1
         for start, first in (("components", codes), ("random", random)):
             results = []
             for epochs in (100, 300, 1000):
                 loss = nc.train(wanted, first, decoder, epochs)[2][-1]
-                results.append(f"{nc.psnr(loss):.2f}")
+                results.append(f"{-10 * np.log10(loss):.2f}")
             print(f"  {name}, {latent_dim:2}, {start:10} {' / '.join(results)} dB after 100 / 300 / 1000 epochs", flush=True)
 
 
@@ -93,8 +95,8 @@ def table_choices():
         "code rate 0.5": [(rate, "0.5 * learning_rate")],
         "code length 4": [(length, "size = 4 if")],
         "code length 64": [(length, "size = 64 if")],
-        "pixel rate 0.5": [("learning_rate / code_length", "0.5 * learning_rate / code_length")],
-        "pixel rate 2": [("learning_rate / code_length", "2 * learning_rate / code_length")],
+        "pixel rate 0.5": [("learning_rate * sqrt", "0.5 * learning_rate * sqrt")],
+        "pixel rate 2": [("learning_rate * sqrt", "2 * learning_rate * sqrt")],
         "beta 0.8": [("0.95 - 0.15 * falling", "0.8")],
         "beta 0.95": [("0.95 - 0.15 * falling", "0.95")],
     }
@@ -114,10 +116,10 @@ def table_rounding():
     cases = [("china", pictures.photograph("china.jpg"), 32, 25), ("flower", pictures.photograph("flower.jpg"), 32, 34)]
     cases += [("digits", pictures.digits_sheet(), 20, 24.5)]
     models = {name: learn([picture], 8, 8, latent_dim, 100)[:2] for name, picture, latent_dim, _ in cases}
-    price, rounds = "float32(0.12 * step", "exact.any() else 4)"
-    choices = [("nearest numbers", [(rounds, "exact.any() else 0)")])]
+    price, rounds = "float32(0.12 * step", "exact.any() else 4,"
+    choices = [("nearest numbers", [(rounds, "exact.any() else 0,")])]
     choices += [(f"price {p}", [(price, f"float32({p} * step")]) for p in (0.03, 0.06, 0.12, 0.24)]
-    choices += [(f"{n} rounds", [(rounds, f"exact.any() else {n})")]) for n in (1, 2, 4, 8)]
+    choices += [(f"{n} rounds", [(rounds, f"exact.any() else {n},")]) for n in (1, 2, 4, 8)]
     for choice, changes in choices:
         program, sizes = edited(*changes), []
         for name, picture, _, target in cases:
@@ -140,7 +142,7 @@ def table_seconds():
         began = time.perf_counter()
         codes, decoder, _ = learn(originals, side, side, latent_dim, epochs)
         training = (time.perf_counter() - began) * 1000 / epochs
-        nc.compress(originals[:1], codes[: len(nc.cut(originals[0], side, side))], decoder, side, side, 5)  # compiles
+        nc.compress(originals[:1], codes[: len(nc.cut(originals[:1], side, side))], decoder, side, side, 5)  # compiles
         began = time.perf_counter()
         content = nc.compress(originals, codes, decoder, side, side, target)
         seconds = time.perf_counter() - began
@@ -178,7 +180,7 @@ def table_target():
             decibels = psnr([picture], nc.decompress(content))
             words = f"{decibels - target:+.2f}" if decibels >= target else "out of reach"
             print(f"  {name}, target {target}: {decibels:.2f} dB ({words}), {len(content)} bytes;"
-                  f" training {nc.psnr(loss):.2f} dB", flush=True)
+                  f" training {-10 * np.log10(loss):.2f} dB", flush=True)
 
 
 def table_rate():
@@ -238,7 +240,7 @@ def pca_points(picture, side):
     The rows of weights are orthonormal and there is no sigmoid, so each number is chosen by itself: of the
     nearest, its neighbours and 0, the one with the least (number step - value)^2 + price bits.
     """
-    values = nc.cut(picture, side, side) / 255
+    values = np.float64(nc.cut([picture], side, side))
     mean = values.mean(axis=0)
     left, lengths, right = np.linalg.svd(values - mean, full_matrices=False)
     points = []
@@ -255,15 +257,23 @@ def pca_points(picture, side):
                 tries = np.stack([near, near - np.sign(near), 0 * near]).clip(lowest, most - 1)
                 price = bits[np.arange(count), tries - lowest]
                 numbers = np.take_along_axis(tries, np.argmin((tries * step - codes) ** 2 + 0.12 * step**2 * price, axis=0)[None], 0)[0]
-            columns, sizes = nc.unit_columns(numbers)
-            whole = np.int64(np.rint(np.vstack([step * rows, mean]) * (sizes[:, None] / step)))
-            linear = step * columns @ whole
+            rounded = step * np.column_stack([numbers, np.ones(len(numbers))])
+            record = nc.quantise(rounded, np.vstack([rows, mean / step]), step, values, 0, (side, side), [picture.shape])
+            linear = (record["codes"] / nc.row_lengths(record["codes"]) * step).T @ record["weights"]
             output = nc.join(nc.to_grey(np.clip(linear, 0, 1)), [picture.shape], side, side)
-            content = nc.pack(numbers, whole, step, (side, side), [picture.shape])
-            points.append((len(content), psnr([picture], output)))
-            if len(content) > 0.5 * picture.size:
+            size = zipped(record)
+            points.append((size, psnr([picture], output)))
+            if size > 0.5 * picture.size:
                 break
     return points
+
+
+def zipped(record):
+    """Bytes of a record as a file of the program."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_LZMA) as archive, archive.open("numbers.npy", "w") as member:
+        np.save(member, record)
+    return len(file.getvalue())
 
 
 CODECS = {  # options of Pillow, and the qualities to try
