@@ -25,7 +25,7 @@ patch the vector (its weights, its bias); k counts the numbers of a vector.
 
 The file on disk, compressed.npz, holds one record, `numbers`, with codes and decoder as whole numbers:
 
-    codes, (components, patches), and weights, (components, pixels), in the smallest types that hold them
+    codes, transposed, (components, patches), and weights, (components, pixels), in the smallest types
     step, float64; patch, its width and height; shapes, height and width of each picture
 
 Divide each row of the codes by its length: then step * codes.T @ weights are the logits (see `decode`).
@@ -64,7 +64,7 @@ HEIGHT = 256  # height of a patch in pixels
 IMAGES = ("radial", "sine", "checkerboard")  # names of patterns, or of PGM files beside this program
 SINE_FREQUENCY = 40  # periods of the sine pattern along each side
 CHECKER_SQUARES = 16  # squares of the checkerboard pattern along each side
-LATENT_DIM = 16  # numbers per code; with more than there are patches, one per patch is used
+LATENT_DIM = 16  # numbers per code, but never more than there are patches
 EPOCHS = 1000  # training steps, each over all pixels of all patches
 LEARNING_RATE = 1.0  # how far a step goes, at most 2; 1 suits every picture that was tried
 TARGET_PSNR = 100.0  # dB that the compressed file has to reach; 100 asks for all that was learned
@@ -79,7 +79,7 @@ class Refused(Exception):
 
 # ---------------------------------------------------------------------------------------------- learning
 
-SOURCES = [__name__]  # of the kernels that are defined so far
+SOURCES = [__name__]  # name of this module, and the text of each kernel defined so far
 
 
 def kernel(function):
@@ -99,9 +99,11 @@ def kernel(function):
 
 def announce(compiled):
     """Tell the user if a kernel has to be compiled now, which takes some seconds."""
+    kept = {}
     with suppress(AttributeError):
-        if not (compiled.signatures or compiled._cache._cache_file._load_index()):
-            say("compiling ...")
+        kept = compiled._cache._cache_file._load_index()
+    if not (compiled.signatures or kept):
+        say("compiling ...")
 
 
 @kernel
@@ -122,7 +124,7 @@ def sigmoid(z):
 @kernel
 def add_product(total, factors, rows):
     """Add factors @ rows to total, all float32."""
-    # Four rows at a time, so that total is loaded and stored less: an epoch on patches takes a fifth less time.
+    # Four rows at a time, so that total is loaded and stored less: 6144 patches of 8 x 8 train in 0.8 of the time.
     for k in range(len(rows) % 4):
         for n in range(len(total)):
             total[n] += factors[k] * rows[k, n]
@@ -208,25 +210,25 @@ def tiled(array, size, fill):
 
 
 def start(targets, latent_dim, seed):
-    """Codes, (patches, numbers + 1), and decoder, (numbers + 1, pixels), for targets (patches, pixels), 0 to 1.
+    """Codes, (patches, latent_dim + 1), and decoder, (latent_dim + 1, pixels), to start from; a code ends with 1.
 
-    There are latent_dim numbers per code, or one per patch if that is less; the last number is 1.
+    targets are (patches, pixels), from 0 to 1. With fewer patches than latent_dim, their number takes its place.
     """
     # More numbers than patches would change nothing, since no gradient leaves the space of the codes.
     patches, pixels = targets.shape
-    numbers = min(latent_dim, patches)
+    latent_dim = min(latent_dim, patches)
     clipped = np.clip(float32(targets), 0.02, 0.98)
     logits = np.log(clipped / (1 - clipped))
     logits -= logits.mean(axis=0)
 
     # The codes are the principal components of the targets' logits, by subspace iteration, all of the same
     # size: training then needs a tenth of the epochs (`tests/quality.py start`).
-    codes = np.random.default_rng(seed).standard_normal((patches, numbers))
+    codes = np.random.default_rng(seed).standard_normal((patches, latent_dim))
     for _ in range(4):
-        codes, _ = qr(logits @ (logits.T @ float32(codes)))
-    # Orthogonal codes have a length of 16, which outweighs the 1 of the bias (`tests/quality.py choices`).
-    size = 16 if numbers == patches else sqrt(patches)
-    return np.column_stack([size * codes, np.ones(patches)]), np.zeros((numbers + 1, pixels))
+        codes = qr(logits @ (logits.T @ float32(codes)))[0]
+    # With a number per patch, a code has a length of 16, which outweighs its 1 (`tests/quality.py choices`).
+    size = 16 if latent_dim == patches else sqrt(patches)
+    return np.column_stack([size * codes, np.ones(patches)]), np.zeros((latent_dim + 1, pixels))
 
 
 def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10):
@@ -243,6 +245,7 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10):
 
     # A side is its vectors, how many of their numbers are learned (the 1 of a code stays), and its rate. At
     # first a code moves by 0.15 per epoch, and the logits of a pixel by about 1 (`tests/quality.py choices`).
+    # With few patches, the codes are the short side; with more patches than pixels, the sides change places.
     short_side = codes.T, len(decoder) - 1, 0.15 * learning_rate
     long_side = decoder, len(decoder), learning_rate * sqrt(patches) / norm(codes)
     if patches > pixels:
@@ -267,7 +270,8 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10):
     losses = []
     weight = 0
     began = perf_counter()
-    # Ctrl-C ends the loop. It has no `if` of its own: in Python 3.13, `suppress` would not cover a jump from there.
+    # Ctrl-C ends the loop. Keep `if` out of it: in Python 3.13, a conditional jump back to its head isn't covered
+    # by `suppress`, so that Ctrl-C could get lost there.
     with suppress(KeyboardInterrupt):
         for epoch in range(epochs):
             # The rates fall to 0 along half a cosine (Loshchilov and Hutter 2017), while the running means grow
@@ -279,6 +283,7 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10):
             adam(short, gradients.sum(axis=0), *short_moments, float32(falling * short_rate), share)
             losses.append(errors.sum() / (patches * pixels))
             log(losses, epochs, log_every, perf_counter() - began)
+    # Before the end of the first epoch there is nothing to keep.
     if not losses:
         raise KeyboardInterrupt
 
@@ -314,8 +319,9 @@ def choose_numbers(numbers, other, targets, bits, price):
     bits     float32 (rows, 2 reach + 1): bits of each value from -reach to reach, negative ones from the end
     price    of a bit, in squared error
     """
-    # Of 0 and the values around the best one, the one with the least squared error + price * bits is taken, as
-    # video encoders do it. The squared error as a function of one number is taken for a parabola (Gauss, Newton).
+    # Of the old value, 0 and the three values nearest to the best, the one with the least squared error +
+    # price * bits is taken, as video encoders do it. The squared error as a function of one number is taken for
+    # a parabola (Gauss and Newton).
     reach = bits.shape[1] // 2
     for i in prange(numbers.shape[1]):
         vector = numbers[:, i]
@@ -366,8 +372,8 @@ def change_basis(codes, decoder):
         return 16 * np.eye(len(codes)), np.clip(codes @ decoder, -8, 8) / 16
 
     # Otherwise it is that of the principal components of the logits: most of the bits are in few columns.
-    basis, numbers = qr(np.float64(codes))
-    turn, lengths, weights = svd(numbers @ decoder, full_matrices=False)
+    basis, triangle = qr(np.float64(codes))
+    turn, lengths, weights = svd(triangle @ decoder, full_matrices=False)
     return basis @ turn * lengths, weights
 
 
@@ -385,6 +391,7 @@ def quantise(codes, weights, step, targets, rounds, patch, shapes):
     """The record for the file: the nearest whole numbers, or chosen in some rounds by what they cost."""
     # One step suits all numbers: as the rows of the codes are brought to length 1, an error of one step in the
     # weights adds as much squared error, over all patches, as one in a code adds over all pixels.
+    # From here on numbers.T @ weights are the logits, and whole holds the whole numbers of weights * scale.
     numbers = nearest(codes.T / step)
     weights = weights * step
     # What a bit may cost, next to the squared error of one step (`tests/quality.py rounding`).
@@ -413,7 +420,7 @@ def decode(record):
 
 
 def compress(pictures, codes, decoder, width, height, target_psnr):
-    """The smallest file found that decodes to pictures with target_psnr dB over all their pixels.
+    """The file with the largest step found that decodes to pictures with target_psnr dB over all their pixels.
 
     pictures are uint8 (height, width) each; codes and decoder are what `train` returns for their patches.
     Returns the bytes of compressed.npz. Where training reached less than target_psnr, 0.05 dB of that may
@@ -422,15 +429,18 @@ def compress(pictures, codes, decoder, width, height, target_psnr):
     layout = (width, height), [picture.shape for picture in pictures]
     targets = cut(pictures, width, height)
     codes, weights = change_basis(codes, decoder)
+
+    # A step of 1e-6 is as good as none: it tells what training reached, and which pictures are exact.
     losses, loss = mean_squares(pictures, decode(quantise(codes, weights, 1e-6, targets, 0, *layout)))
-    asked = 10 ** (-target_psnr / 10) - 1e-10  # nothing for 100 dB
-    allowed = max(asked, 1.01 * loss)
+    asked = 10 ** (-target_psnr / 10) if target_psnr < 100 else 0
+    allowed = asked if loss < asked else 1.01 * loss
     exact = (losses == 0) & (loss >= asked)
     if 0 < asked < loss:
         say(f"TARGET_PSNR = {target_psnr} is out of reach: try a larger LATENT_DIM, or more EPOCHS")
 
     # The largest step that will do is looked for from the coarse side, since the error doesn't always grow with
-    # the step. 2**exponent is known to be too large; the step that is smaller by 2**stride is tried.
+    # the step. 2**exponent is taken as too large, and the step that is finer by 2**stride is tried. Choosing
+    # numbers by cost could spoil exact pictures, so then they are only rounded.
     exponent = 4
     stride = shrink = 1
     while stride > 1 / 80:
@@ -524,9 +534,8 @@ def pgm(picture):
 def png(picture):
     """Bytes of a grey PNG file of a uint8 picture."""
     size = np.array(picture.shape[::-1], ">u4").tobytes()
-    rows = zlib.compress(np.pad(picture, ((0, 0), (1, 0))))
     file = b"\x89PNG\r\n\x1a\n"
-    for chunk in (b"IHDR" + size + b"\x08\0\0\0\0", b"IDAT" + rows, b"IEND"):
+    for chunk in (b"IHDR" + size + b"\x08\0\0\0\0", b"IDAT" + zlib.compress(np.insert(picture, 0, 0, axis=1)), b"IEND"):
         file += (len(chunk) - 4).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
     return file
 
@@ -569,8 +578,7 @@ def contact_sheet(pictures, decoded):
     for original, output in zip(pictures, decoded):
         difference = np.minimum(8 * abs(np.int64(original) - output), 255)
         column = np.vstack([original, output, difference])[::every, ::every]
-        frame = (0, 3 * tallest // every + 1 - len(column)), (0, 2)
-        columns.append(np.pad(column, frame, constant_values=128))
+        columns.append(np.pad(column, ((0, 3 * tallest // every + 1 - len(column)), (0, 2)), constant_values=128))
     return np.uint8(np.hstack(columns))
 
 
@@ -608,7 +616,7 @@ def report(names, pictures, decoded, content):
     size = len(content)
     pixels = sum(picture.size for picture in pictures)
     say(f"all pictures: {quality(loss)}")
-    say(f"compressed.npz: {size} bytes, {8 * size / pixels:.3f} bits per pixel, {size / pixels:.3f} of the pixels' bytes")
+    say(f"compressed.npz: {size} bytes, {8 * size / pixels:.3f} bits per pixel, {size / pixels:.3f} of raw")
     if size > pixels:
         say("larger than the pixels: try WIDTH = HEIGHT = 8 and LATENT_DIM = 32, or a lower TARGET_PSNR")
 
@@ -617,7 +625,7 @@ def report(names, pictures, decoded, content):
 
 
 def check(name, value, least, most):
-    """Refuse a constant out of range, or one that isn't of the type of `least`."""
+    """Refuse a constant out of range, or one that isn't of the type of `least` or int."""
     kind = type(least)
     if not isinstance(value, (int, kind)) or not least <= value <= most:
         raise Refused(f"{name}: has to be of type {kind.__name__}, from {least} to {most}")
@@ -643,8 +651,8 @@ def run():
     here = Path(__file__).resolve().parent
     folder = here / Path(OUTPUT_DIR).expanduser()
     pictures = [draw(name, WIDTH, HEIGHT) if name in PATTERNS else read_pgm(here / name) for name in IMAGES]
-    drawn = {f"generated_{name}.pgm": pgm(image) for name, image in zip(IMAGES, pictures) if name in PATTERNS}
-    write_files(folder, drawn)
+    named = zip(IMAGES, pictures)
+    write_files(folder, {f"generated_{name}.pgm": pgm(picture) for name, picture in named if name in PATTERNS})
 
     targets = cut(pictures, WIDTH, HEIGHT)
     codes, decoder = start(targets, LATENT_DIM, SEED)

@@ -26,7 +26,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 def patterns(width=256, height=256):
     """The three patterns of the default run, whatever the constants are at the moment."""
-    with mock.patch.multiple(nc, SINE_FREQUENCY=40, CHECKER_SQUARES=16):
+    with mock.patch.multiple(nc, SINE_FREQUENCY=min(40, width // 3, height // 3), CHECKER_SQUARES=16):
         drawn = [nc.draw(name, width, height) for name in ("radial", "sine", "checkerboard")]
     return np.stack(drawn)
 

@@ -58,7 +58,7 @@ def check_report(folder, names, originals, output):
     for name, a, b in zip(names, originals, outputs):
         assert f"\n{name}: {psnr_text([a], [b])}\n" in output
     size, pixels = (folder / "compressed.npz").stat().st_size, sum(a.size for a in originals)
-    rates = f"{8 * size / pixels:.3f} bits per pixel, {size / pixels:.3f} of the pixels' bytes"
+    rates = f"{8 * size / pixels:.3f} bits per pixel, {size / pixels:.3f} of raw"
     assert f"\nall pictures: {psnr_text(originals, outputs)}\ncompressed.npz: {size} bytes, {rates}\n" in output
 
 
