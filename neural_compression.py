@@ -258,7 +258,7 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10):
     tiles = tiled(long, size, 0)
     targets = tiled(targets, size, 0.5)
     moments = np.zeros_like(tiles[:, :long_learned]), np.zeros_like(tiles[:, 0])
-    short = np.ascontiguousarray(short, float32)
+    short = np.array(short, float32, order="C")
     short_moments = np.zeros_like(short[:short_learned]), np.zeros_like(short[0])
     gradients = np.zeros((len(tiles), *short.shape), float32)
     errors = np.zeros_like(tiles[:, 0, 0])
@@ -674,7 +674,7 @@ def main():
     try:
         return run()
     except KeyboardInterrupt:
-        status, words = 130, "interrupted, no results were saved"
+        status, words = 130, "interrupted before all results were saved"
     except (Refused, OSError, UnicodeError, MemoryError) as error:
         status, words = 2, str(error) or "not enough memory"
     with suppress(OSError):

@@ -137,10 +137,12 @@ def table_seconds():
         ("12 megapixels in 8 x 8, 32", [np.tile(china, (8, 7))[:3000, :4000]], 8, 32, 25),
     ]
     for name, originals, side, latent_dim, target in cases:
-        epochs = 20 if "mega" in name else 1000
-        learn(originals, side, side, latent_dim, 1)
+        epochs = 100 if "mega" in name else 1000
+        wanted = nc.cut(originals, side, side)
+        first = nc.start(wanted, latent_dim, 0)
+        nc.train(wanted, *first, 1)
         began = time.perf_counter()
-        codes, decoder, _ = learn(originals, side, side, latent_dim, epochs)
+        codes, decoder, _ = nc.train(wanted, *first, epochs)
         training = (time.perf_counter() - began) * 1000 / epochs
         nc.compress(originals[:1], codes[: len(nc.cut(originals[:1], side, side))], decoder, side, side, 5)  # compiles
         began = time.perf_counter()

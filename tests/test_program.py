@@ -522,13 +522,13 @@ def test_ctrl_c_in_the_search_for_the_step_is_one_line(copy, tmp_path):
     write_pgm(tmp_path / "cat.pgm", photograph(600, 800))
     script = copy(**{**PATCHES, "EPOCHS": 1, "LATENT_DIM": 32, "TARGET_PSNR": 100.0})
     status, _, errors = start_and_interrupt(script, "rounding step")
-    assert status == 130 and re.fullmatch(ONE_LINE, errors) and "no results were saved" in errors
+    assert status == 130 and re.fullmatch(ONE_LINE, errors) and "before all results were saved" in errors
     assert os.listdir(tmp_path / "outputs") == []
 
 
 def test_ctrl_c_while_it_compiles_is_one_line(tmp_path):
     status, _, errors = start_and_interrupt(edit(tmp_path, **SMALL), "compiling")
-    assert status == 130 and re.fullmatch(ONE_LINE, errors) and "no results were saved" in errors
+    assert status == 130 and re.fullmatch(ONE_LINE, errors) and "before all results were saved" in errors
 
 
 def test_ctrl_c_that_is_ignored_stays_ignored(copy, tmp_path):
@@ -558,5 +558,5 @@ def test_ctrl_c_elsewhere_is_one_line_and_an_earlier_run_stays(run_imported, pro
     before, handler = contents(tmp_path / "outputs"), signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(program, place, interrupt)
     status, _, errors = run_imported(**SMALL, LATENT_DIM=1)
-    assert status == 130 and re.fullmatch(ONE_LINE, errors) and "no results were saved" in errors
+    assert status == 130 and re.fullmatch(ONE_LINE, errors) and "before all results were saved" in errors
     assert contents(tmp_path / "outputs") == before and signal.getsignal(signal.SIGINT) is handler

@@ -122,6 +122,11 @@ def test_the_callers_arrays_stay_and_any_layout_and_type_trains_the_same(program
         for order in "CF":
             again = program.train(targets.astype(kind, order), np.asarray(codes, order=order), decoder, 20)
             assert all(map(np.array_equal, expected, again))
+    for arrays in ((targets, *expected[:2]), problem(40, 5, 3)):  # what `train` returned can be trained on
+        first = [np.asfortranarray(np.float32(part)) for part in arrays]
+        copies = [part.copy() for part in first]
+        program.train(*first, 5)
+        assert all(map(np.array_equal, first, copies))
 
 
 def test_arrays_that_do_not_fit_are_refused(program):
