@@ -87,8 +87,9 @@ def kernel(function):
     code = function.__code__
     compiled = njit(function, fastmath=True, error_model="numpy", parallel="prange" in code.co_names)
     # By itself numba compiles anew when anything in the file has changed, and here the constants change all
-    # the time. So the stamp of the machine code is the text of this kernel and of those above it, and its name
-    # says line 1, wherever the kernel is. Where numba can't write, or keeps its files otherwise, each run compiles.
+    # the time. So the stamp of the machine code is the text of this kernel and of those above it. As numba puts the
+    # line number into the file's name, every kernel pretends to be in line 1. Where numba can't write, or keeps its
+    # files otherwise, each run compiles.
     with suppress(Exception):
         SOURCES.append(getsource(function))
         function.__code__ = code.replace(co_firstlineno=1)
@@ -142,8 +143,8 @@ def adam(vectors, gradient, mean, square, rate, share):
     mean, square       float32 (learned rows, count) and (count): running means of the gradients and of
                        their squared lengths, in which this gradient has the weight `share`
     """
-    # A vector moves by about `rate`, as a whole. Adam is by Kingma and Ba (2015). One second moment per vector
-    # takes less memory than one per number, and doesn't depend on the basis of the codes.
+    # Only the learned rows move; a vector as a whole moves by about `rate`. Adam is by Kingma and Ba (2015). One
+    # second moment per vector takes less memory than one per number, and doesn't depend on the basis of the codes.
     rows, count = mean.shape
     scale = np.zeros(count, float32)
     for k in range(rows):
@@ -210,7 +211,7 @@ def tiled(array, size, fill):
 
 
 def start(targets, latent_dim, seed):
-    """Codes, (patches, latent_dim + 1), and decoder, (latent_dim + 1, pixels), to start from; a code ends with 1.
+    """Codes, (patches, latent_dim + 1), and decoder, (latent_dim + 1, pixels), to start from; a 1 is appended.
 
     targets are (patches, pixels), from 0 to 1. With fewer patches than latent_dim, their number takes its place.
     """
@@ -221,12 +222,13 @@ def start(targets, latent_dim, seed):
     logits = np.log(clipped / (1 - clipped))
     logits -= logits.mean(axis=0)
 
-    # The codes are the principal components of the targets' logits, by subspace iteration, all of the same
-    # size: training then needs a tenth of the epochs (`tests/quality.py start`).
+    # The codes are the principal components of the targets' logits, by subspace iteration, scaled to
+    # equal length: training then needs a tenth of the epochs (`tests/quality.py start`).
     codes = np.random.default_rng(seed).standard_normal((patches, latent_dim))
     for _ in range(4):
         codes = qr(logits @ (logits.T @ float32(codes)))[0]
-    # With a number per patch, a code has a length of 16, which outweighs its 1 (`tests/quality.py choices`).
+    # If latent_dim is the number of patches, a code has a length of 16, which outweighs its 1
+    # (`tests/quality.py choices`).
     size = 16 if latent_dim == patches else sqrt(patches)
     return np.column_stack([size * codes, np.ones(patches)]), np.zeros((latent_dim + 1, pixels))
 
@@ -355,7 +357,8 @@ def choose_numbers(numbers, other, targets, bits, price):
 
 def choose(numbers, other, targets, price):
     """Choose whole numbers, int64 (rows, count), in place: see `choose_numbers`."""
-    # The bits of a value are -log2 of its share in its row: what an ideal entropy coder takes.
+    # The bits of a value are -log2 of its share in its row: what an ideal entropy coder takes. The values go one
+    # beyond the largest number on either side; % sends the negative ones to the end of the table.
     values = 2 * abs(numbers).max() + 3
     counts = [np.bincount(row % values, minlength=values) for row in numbers]
     bits = -np.log2(np.maximum(counts, 0.5) / numbers.shape[1])
@@ -365,9 +368,9 @@ def choose(numbers, other, targets, price):
 
 def change_basis(codes, decoder):
     """Codes (patches, components) and weights (components, pixels), float64: the same logits, without a bias."""
-    # With a number per patch, the best basis to round is the patches' own: in each code one number isn't 0, and
-    # a row of weights is the logits of one patch, so what repeats in a picture repeats in the file. Beyond -8
-    # and 8 a logit is black or white in 8 bits.
+    # If there are as many numbers per code as patches, the best basis to round is the patches' own: in each
+    # code one number isn't 0, and a row of weights is the logits of one patch, so what repeats in a picture repeats
+    # in the file. Beyond -8 and 8 a logit is black or white in 8 bits.
     if codes.shape[1] > len(codes):
         return 16 * np.eye(len(codes)), np.clip(codes @ decoder, -8, 8) / 16
 
@@ -391,7 +394,8 @@ def quantise(codes, weights, step, targets, rounds, patch, shapes):
     """The record for the file: the nearest whole numbers, or chosen in some rounds by what they cost."""
     # One step suits all numbers: as the rows of the codes are brought to length 1, an error of one step in the
     # weights adds as much squared error, over all patches, as one in a code adds over all pixels.
-    # From here on numbers.T @ weights are the logits, and whole holds the whole numbers of weights * scale.
+    # `numbers` are the whole numbers of the codes, `whole` those of the weights, which are weights * scale rounded.
+    # The logits are numbers.T @ weights.
     numbers = nearest(codes.T / step)
     weights = weights * step
     # What a bit may cost, next to the squared error of one step (`tests/quality.py rounding`).
@@ -423,8 +427,8 @@ def compress(pictures, codes, decoder, width, height, target_psnr):
     """The file with the largest step found that decodes to pictures with target_psnr dB over all their pixels.
 
     pictures are uint8 (height, width) each; codes and decoder are what `train` returns for their patches.
-    Returns the bytes of compressed.npz. Where training reached less than target_psnr, 0.05 dB of that may
-    be lost. A picture that comes back exactly stays exact if target_psnr is 100 or out of reach.
+    Returns the bytes of compressed.npz. If training fell short of target_psnr, they are up to 0.05 dB below what it
+    reached. A picture that comes back exactly stays exact if target_psnr is 100 or out of reach.
     """
     layout = (width, height), [picture.shape for picture in pictures]
     targets = cut(pictures, width, height)
@@ -439,8 +443,8 @@ def compress(pictures, codes, decoder, width, height, target_psnr):
         say(f"TARGET_PSNR = {target_psnr} is out of reach: try a larger LATENT_DIM, or more EPOCHS")
 
     # The largest step that will do is looked for from the coarse side, since the error doesn't always grow with
-    # the step. 2**exponent is taken as too large, and the step that is finer by 2**stride is tried. Choosing
-    # numbers by cost could spoil exact pictures, so then they are only rounded.
+    # the step. The step is halved until one will do, then the exponent is bisected: 2**exponent is the finest step
+    # that is too large. Choosing numbers by cost could spoil exact pictures, so then they are only rounded.
     exponent = 4
     stride = shrink = 1
     while stride > 1 / 80:
@@ -583,7 +587,7 @@ def contact_sheet(pictures, decoded):
 
 
 def write_files(folder, files):
-    """Write files, {name: bytes}, beside their places, then move all there."""
+    """Write files, {name: bytes}, to a folder beside their places, then move all there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".", dir=folder) as beside:
