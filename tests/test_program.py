@@ -271,7 +271,7 @@ def test_a_target_out_of_reach_is_told(run_imported, tmp_path):
 
 def test_a_file_larger_than_the_pixels_comes_with_advice(run_imported):
     status, output, _ = run_imported(WIDTH=2, HEIGHT=2, IMAGES=("radial",))
-    assert status == 0 and "larger than the pixels: try WIDTH" in output
+    assert status == 0 and "larger than the pixels: try WIDTH = HEIGHT = 8 and LATENT_DIM = 32" in output
 
 
 def test_of_many_pictures_the_worst_the_median_and_the_best_are_shown(run_imported, tmp_path):
