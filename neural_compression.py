@@ -140,11 +140,11 @@ def adam(vectors, gradient, mean, square, rate, share):
     """Move vectors against their gradients, in place: Adam with one second moment per vector.
 
     vectors, gradient  float32 (rows, count), a vector in each column
-    mean, square       float32 (learned rows, count) and (count): running means of the gradients and of
-                       their squared lengths, in which this gradient has the weight `share`
+    mean, square       float32 (learned rows, count) and (count): running means of gradients, squared lengths
     """
-    # Only the learned rows move; a vector as a whole moves by about `rate`. Adam is by Kingma and Ba (2015). One
-    # second moment per vector takes less memory than one per number, and doesn't depend on the basis of the codes.
+    # In the running means, this gradient has the weight `share`. Only the learned rows move; a vector as a whole
+    # moves by about `rate`. Adam is by Kingma and Ba (2015). One second moment per vector takes less memory than
+    # one per number, and doesn't depend on the basis of the codes.
     rows, count = mean.shape
     scale = np.zeros(count, float32)
     for k in range(rows):
@@ -174,7 +174,8 @@ def train_long_side(tiles, moments, short, targets, gradients, errors, rate, sha
     errors     float32 (tiles), out: what each tile adds to the squared error
     """
     # Nothing is returned, since Ctrl-C could hit numba's own Python code while it makes a result.
-    (rows, count), (mean, square) = short.shape, moments
+    rows, count = short.shape
+    mean, square = moments
     for tile in prange(len(tiles)):
         size = tiles.shape[2]
         vectors = tiles[tile]
@@ -319,11 +320,10 @@ def choose_numbers(numbers, other, targets, bits, price):
     other    float32 (rows, others): the vectors of the other side; numbers.T @ other are the logits
     targets  float32 (count, others)
     bits     float32 (rows, 2 reach + 1): bits of each value from -reach to reach, negative ones from the end
-    price    of a bit, in squared error
     """
     # Of the old value, 0 and the three values nearest to the best, the one with the least squared error +
-    # price * bits is taken, as video encoders do it. The squared error as a function of one number is taken for
-    # a parabola (Gauss and Newton).
+    # price * bits is taken, as video encoders do it: a bit may cost `price` of squared error. The squared error
+    # as a function of one number is taken for a parabola (Gauss and Newton).
     reach = bits.shape[1] // 2
     for i in prange(numbers.shape[1]):
         vector = numbers[:, i]
@@ -400,11 +400,12 @@ def quantise(codes, weights, step, targets, rounds, patch, shapes):
     weights = weights * step
     # What a bit may cost, next to the squared error of one step (`tests/quality.py rounding`).
     price = float32(0.12 * step**2 * np.mean((targets - targets**2) ** 2))
+    turned = targets.T.copy()
     for _ in range(rounds):
         choose(numbers, weights, targets, price)
         scale = row_lengths(numbers) / step
         whole = nearest(weights * scale)
-        choose(whole, numbers / scale, targets.T.copy(), price)
+        choose(whole, numbers / scale, turned, price)
         weights = whole / scale
     whole = nearest(weights * row_lengths(numbers) / step)
 
@@ -444,7 +445,8 @@ def compress(pictures, codes, decoder, width, height, target_psnr):
 
     # The largest step that will do is looked for from the coarse side, since the error doesn't always grow with
     # the step. The step is halved until one will do, then the exponent is bisected: 2**exponent is the finest step
-    # that is too large. Choosing numbers by cost could spoil exact pictures, so then they are only rounded.
+    # that is too large, for which 16 is taken unseen. Choosing numbers by cost could spoil exact pictures, so then
+    # they are only rounded.
     exponent = 4
     stride = shrink = 1
     while stride > 1 / 80:
@@ -499,7 +501,7 @@ def draw(name, width, height):
     y, x = np.indices((height, width))
     with suppress(TypeError, ValueError):
         values = np.broadcast_to(PATTERNS[name](x, y, width, height), x.shape)
-        if np.all(abs(values - 0.5) <= 0.5 + 1e-9):
+        if np.all(abs(values - 0.5) <= 0.500000001):
             return to_grey(values)
     raise Refused(f"pattern {name}: has to return {height} x {width} numbers from 0 to 1")
 

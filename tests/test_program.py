@@ -483,7 +483,7 @@ def test_two_runs_at_once_in_one_folder(copy, tmp_path):
 IMPORT = """
 import os, neural_compression as program, numpy as np
 made = [name for name, value in vars(program).items() if isinstance(value, np.ndarray) or getattr(value, "signatures", ())]
-os.write(2, f"{made} {os.environ['GOMP_SPINCOUNT']} {os.environ['OPENBLAS_NUM_THREADS']}".encode())
+os.write(2, f"{made} {os.environ['GOMP_SPINCOUNT']} {os.environ['OPENBLAS_NUM_THREADS']} {os.environ['NUMBA_OPT']}".encode())
 """
 
 
@@ -491,9 +491,9 @@ def test_import_prints_writes_and_makes_nothing_and_sets_threads(tmp_path):
     """A user's spincount stays; NumPy gets one thread in any case."""
     edit(tmp_path)
     command = [sys.executable, "-B", "-c", IMPORT]
-    assert finish(start(command, cwd=tmp_path)) == (0, "", "[] 10000 1")
+    assert finish(start(command, cwd=tmp_path)) == (0, "", "[] 10000 1 2")
     users = {"GOMP_SPINCOUNT": "77", "OPENBLAS_NUM_THREADS": "8"}
-    assert finish(start(command, users, cwd=tmp_path)) == (0, "", "[] 77 1")
+    assert finish(start(command, users, cwd=tmp_path)) == (0, "", "[] 77 1 2")
     files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
     assert files - {"__pycache__"} == {"neural_compression.py"}
 

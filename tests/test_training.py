@@ -369,6 +369,19 @@ def test_target_psnr_is_reached_by_at_most_a_little_more(program):
     assert sizes == sorted(sizes) and sizes[0] < sizes[-1] / 2
 
 
+def test_a_target_that_training_beats_by_little_is_reached(program, capsys):
+    picture = photograph(90, 120)
+    codes, decoder = learn(program, [picture], 8, 8, 6)
+    best = decibels([picture], program.decompress(program.compress([picture], codes, decoder, 8, 8, 100)))
+    greys = np.floor(255 * sigmoid(codes.astype(float) @ decoder) + 0.5)
+    reached = decibels([picture], program.join(greys, [picture.shape], 8, 8))
+    target = reached - 0.001
+    assert best < target  # what is kept of a target out of reach would not do
+    capsys.readouterr()
+    decoded = program.decompress(program.compress([picture], codes, decoder, 8, 8, target))
+    assert decibels([picture], decoded) >= target and "out of reach" not in capsys.readouterr().out
+
+
 def test_what_training_reached_is_kept_to_0_05_db(program):
     picture = photograph(90, 120)
     codes, decoder = learn(program, [picture], 8, 8, 6)
