@@ -11,6 +11,7 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 SCRIPT = Path(__file__).resolve().parent.parent / "neural_compression.py"
@@ -90,6 +91,13 @@ def copy(machine_code, tmp_path):
         return edit(tmp_path, **constants)
 
     return make
+
+
+def photograph(height, width):
+    """Something smooth with edges and some noise, uint8."""
+    y, x = np.mgrid[0:height, 0:width]
+    values = 120 + 60 * np.sin(x / 9 + y / 23) + 50 * (np.hypot(x - 30, y - 40) < 17) - 40 * (x > y + 20)
+    return np.uint8(np.clip(values + np.random.default_rng(1).normal(0, 4, values.shape), 0, 255))
 
 
 def start(command, environment=None, **options):

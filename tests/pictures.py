@@ -133,4 +133,4 @@ def pca_psnr(pictures, components):
 
 def write_pgm(path, picture):
     """Write a picture as a PGM file, by Pillow."""
-    Image.fromarray(picture).save(path, format="PPM")
+    Image.fromarray(np.uint8(picture)).save(path, format="PPM")

@@ -11,7 +11,8 @@ import zipfile
 
 import numpy as np
 import pytest
-from conftest import SCRIPT, finish, start
+from conftest import SCRIPT, finish, photograph, start
+from pictures import psnr
 
 
 def sigmoid(z):
@@ -59,8 +60,8 @@ def problem(patches, pixels, latent_dim, seed=3):
 
 
 SHAPES = [
-    (3, 600, 4), (600, 3, 2), (20, 20, 5), (1, 1, 1), (1, 35, 2), (35, 1, 2), (6, 35, 2), (40, 191, 3), (40, 192, 3),
-    (40, 193, 3), (193, 40, 7), (400, 64, 32), (2, 401, 1),
+    (3, 600, 4), (600, 3, 2), (20, 20, 5), (1, 1, 1), (1, 35, 2), (35, 1, 2), (6, 35, 2), (40, 511, 3), (40, 512, 3),
+    (40, 513, 3), (513, 40, 7), (400, 64, 32), (2, 401, 1),
 ]  # fmt: skip
 
 
@@ -278,7 +279,7 @@ def test_the_number_of_threads_changes_no_byte():
     assert len(set(outputs)) == 1 and len(set(outputs[0].split())) == 6
 
 
-def test_sigmoid_within_4e_7(program):
+def test_sigmoid_within_1e_6(program):
     import numba
 
     z = np.float32(np.concatenate([np.linspace(-40, 40, 100_001), [-1e30, 1e30, 0]]))
@@ -292,7 +293,7 @@ def test_sigmoid_within_4e_7(program):
     out = np.empty_like(z)
     apply(z, out)
     with np.errstate(over="ignore"):
-        assert np.abs(out - sigmoid(z.astype(float))).max() < 4e-7
+        assert np.abs(out - sigmoid(z.astype(float))).max() < 1e-6
     assert out[-1] == 0.5 and out.min() > -2e-7 and out.max() < 1 + 2e-7  # what fills up a tile has no error
 
 
@@ -308,7 +309,7 @@ def decoded_by_hand(content):
     for i in range(codes.shape[1]):
         logits = np.zeros(weights.shape[1])
         for k, row in enumerate(codes):
-            logits = logits + row[i] / np.sqrt(np.sum(row**2)) * weights[k]
+            logits = logits + row[i] / max(np.sqrt(np.sum(row**2)), 1) * weights[k]
         patches.append(np.floor(255 * sigmoid(record["step"] * logits) + 0.5))
     width, height = map(int, record["patch"])
     pictures = []
@@ -322,21 +323,9 @@ def decoded_by_hand(content):
     return pictures
 
 
-def photograph(height, width):
-    """Something smooth with edges and some noise, uint8."""
-    y, x = np.mgrid[0:height, 0:width]
-    values = 120 + 60 * np.sin(x / 9 + y / 23) + 50 * (np.hypot(x - 30, y - 40) < 17) - 40 * (x > y + 20)
-    return np.uint8(np.clip(values + np.random.default_rng(1).normal(0, 4, values.shape), 0, 255))
-
-
 def learn(program, pictures, width, height, latent_dim, epochs=100):
     targets = program.cut(pictures, width, height)
     return program.train(targets, *program.start(targets, latent_dim, 0), epochs)[:2]
-
-
-def decibels(pictures, others):
-    error = sum(np.sum((a.astype(float) - b) ** 2) for a, b in zip(pictures, others))
-    return 10 * np.log10(255**2 * sum(a.size for a in pictures) / error) if error else np.inf
 
 
 CASES = [
@@ -364,7 +353,7 @@ def test_target_psnr_is_reached_by_at_most_a_little_more(program):
     model, sizes = learn(program, [picture], 8, 8, 24), []
     for target in (28, 32, 36):
         content = program.compress([picture], *model, 8, 8, target)
-        assert target <= decibels([picture], program.decompress(content)) < target + 0.5  # 0.2 on large photographs
+        assert target <= psnr([picture], program.decompress(content)) < target + 0.5  # 0.2 on large photographs
         sizes.append(len(content))
     assert sizes == sorted(sizes) and sizes[0] < sizes[-1] / 2
 
@@ -372,24 +361,24 @@ def test_target_psnr_is_reached_by_at_most_a_little_more(program):
 def test_a_target_that_training_beats_by_little_is_reached(program, capsys):
     picture = photograph(90, 120)
     codes, decoder = learn(program, [picture], 8, 8, 6)
-    best = decibels([picture], program.decompress(program.compress([picture], codes, decoder, 8, 8, 100)))
+    best = psnr([picture], program.decompress(program.compress([picture], codes, decoder, 8, 8, 100)))
     greys = np.floor(255 * sigmoid(codes.astype(float) @ decoder) + 0.5)
-    reached = decibels([picture], program.join(greys, [picture.shape], 8, 8))
+    reached = psnr([picture], program.join(greys, [picture.shape], 8, 8))
     target = reached - 0.001
     assert best < target  # what is kept of a target out of reach would not do
     capsys.readouterr()
     decoded = program.decompress(program.compress([picture], codes, decoder, 8, 8, target))
-    assert decibels([picture], decoded) >= target and "out of reach" not in capsys.readouterr().out
+    assert psnr([picture], decoded) >= target and "out of reach" not in capsys.readouterr().out
 
 
 def test_what_training_reached_is_kept_to_0_05_db(program):
     picture = photograph(90, 120)
     codes, decoder = learn(program, [picture], 8, 8, 6)
     greys = np.floor(255 * sigmoid(codes.astype(float) @ decoder) + 0.5)
-    reached = decibels([picture], program.join(greys, [picture.shape], 8, 8))
+    reached = psnr([picture], program.join(greys, [picture.shape], 8, 8))
     for target in (99.0, 100):
         decoded = program.decompress(program.compress([picture], codes, decoder, 8, 8, target))
-        assert reached - 0.06 < decibels([picture], decoded) < 60
+        assert reached - 0.06 < psnr([picture], decoded) < 60
 
 
 @pytest.mark.parametrize("latent_dim", [2, 3])
@@ -413,34 +402,48 @@ def test_numbers_chosen_by_cost_take_less_than_the_nearest(program, monkeypatch)
 def test_a_choice_has_the_least_squared_error_plus_bits(program):
     """Against all values of one number, one patch after the other, for steps so small that the error is a parabola."""
     random = np.random.default_rng(0)
-    numbers = random.integers(-3, 4, (1, 40))
+    numbers = np.float32(random.integers(-3, 4, (1, 40)))
     other = np.float32(random.normal(0, 0.01, (1, 9)))
     targets = np.float32(sigmoid(random.normal(0, 3, (40, 1)) * other.astype(float)))
-    program.choose(numbers, other, targets, np.float32(0))  # from near the lowest point
-    values = np.arange(numbers.min() - 1, numbers.max() + 2)
-    counts = np.array([np.count_nonzero(numbers == value) for value in values])
-    bits = -np.log2(np.maximum(counts, 0.5) / 40)
-    price = 2e-6
-    errors = (sigmoid(values[:, None, None] * other) - targets) ** 2
-    costs = errors.sum(axis=2) + price * bits[:, None]
-    program.choose(numbers, other, targets, np.float32(price))
-    chosen = costs[numbers[0] - values[0], range(40)]
-    assert np.all(chosen < costs.min(axis=0) + 1e-8)
+    old, price = numbers[0].copy(), 2e-5
+    bits = np.log2(1 + 1 / np.mean(abs(old)))
+    program.choose(numbers, other, targets, price)
+    values = np.arange(-9, 10)
+    errors = np.sum((sigmoid(values[:, None, None] * other) - targets) ** 2, axis=2)
+    costs = (errors + 0.2 * price * (values[:, None] - old) ** 2) / 2 + price * bits * abs(values[:, None])
+    chosen = costs[np.int64(numbers[0]) + 9, range(40)]
+    assert np.all(chosen < costs.min(axis=0) + 1e-7) and 3 < np.count_nonzero(numbers) < 37
+
+
+DARK = (np.indices((60, 70)).sum(axis=0) % 4).astype(np.uint8)
+NOISE = np.random.default_rng(0).integers(0, 2, (64, 96)).astype(np.uint8) * 255
+
+
+@pytest.mark.parametrize("picture, side, latent_dim", [(DARK, 100, 4), (255 - DARK, 100, 4), (NOISE, 32, 2), (NOISE, 8, 3)])
+def test_black_and_white_keep_what_training_reached(program, capsys, picture, side, latent_dim):
+    """Where the sigmoid is flat, numbers chosen by cost could get lost, and the search take ages."""
+    codes, decoder = learn(program, [picture], side, side, latent_dim)
+    greys = np.floor(255 * sigmoid(codes.astype(float) @ decoder) + 0.5)
+    reached = psnr([picture], program.join(greys, [picture.shape], side, side))
+    for target in (40.0, 100):
+        output = program.decompress(program.compress([picture], codes, decoder, side, side, target))
+        assert psnr([picture], output) > min(reached - 0.06, target)
+    assert capsys.readouterr().out.count("rounding step") < 50
 
 
 def test_a_change_of_basis_keeps_the_logits(program):
     for patches, latent_dim in ((50, 4), (4, 4)):
         _, codes, decoder = problem(patches, 30, latent_dim)
         new_codes, weights = program.change_basis(codes, decoder)
-        np.testing.assert_allclose(new_codes @ weights, codes @ decoder, atol=1e-6)
+        np.testing.assert_allclose(new_codes.T @ weights, codes @ decoder, atol=1e-6)
     assert np.count_nonzero(new_codes) == 4  # a number per patch
 
 
 @pytest.mark.parametrize("most, kind", [(0, np.int8), (127, np.int8), (-127, np.int8), (128, np.int16), (40_000, np.int32)])
 def test_numbers_have_the_smallest_type_that_holds_them(program, most, kind):
     targets = np.full((9, 4), 0.5, np.float32)
-    codes = np.zeros((9, 1))
-    codes[3] = most
+    codes = np.zeros((1, 9))
+    codes[0, 3] = most
     record = program.quantise(codes, np.zeros((1, 4)), 1.0, targets, 0, (2, 2), [(6, 6)])
     assert record["codes"].dtype == kind and record["codes"].sum() == most and record["weights"].dtype == np.int8
 
@@ -454,4 +457,4 @@ def test_the_file_is_small_around_the_numbers_and_does_not_depend_on_the_clock(p
         (member,) = archive.infolist()
         assert member.filename == "numbers.npy" and member.date_time == (1980, 1, 1, 0, 0, 0)
     with np.load(io.BytesIO(content)) as file:
-        assert file["numbers"]["codes"].shape == (1, 4)
+        assert file["numbers"]["codes"].shape[1] == 4

@@ -1,6 +1,6 @@
 // The training of neural_compression.py in C++ with OpenMP, for benchmark.py to compare with.
 //
-//     g++ -O3 -march=native -ffast-math -fopenmp -DTILE=192 training.cpp -o training
+//     g++ -O3 -march=native -ffast-math -fopenmp -DTILE=512 training.cpp -o training
 //     ./training LONG SHORT ROWS LEARNED EPOCHS < numbers
 //
 // LONG and SHORT are the numbers of vectors of the longer and the shorter side, of ROWS numbers each. LEARNED is
