@@ -64,7 +64,7 @@ HEIGHT = 256  # height of a patch in pixels
 IMAGES = ("radial", "sine", "checkerboard")  # names of patterns, or of PGM files beside this program
 SINE_FREQUENCY = 40  # periods of the sine pattern along each side
 CHECKER_SQUARES = 16  # squares of the checkerboard pattern along each side
-LATENT_DIM = 16  # numbers per code, but never more than there are patches
+LATENT_DIM = 16  # numbers per code, but never more than there are patches, or pixels in one
 EPOCHS = 1000  # training steps, each over all pixels of all patches
 LEARNING_RATE = 1.0  # how far a step goes, at most 2; 1 suits every picture that was tried
 TARGET_PSNR = 100.0  # dB that the compressed file has to reach; 100 asks for all that was learned
@@ -127,8 +127,9 @@ def adam(vectors, gradient, mean, square, rate, share):
     mean, square       float32 (learned rows, count) and (count): running means of gradients, squared lengths
     """
     # In the running means, this gradient has the weight `share`. Only the learned rows move; a vector as a whole
-    # moves by about `rate`. Adam is by Kingma and Ba (2015). One second moment per vector takes less memory than
-    # one per number, and doesn't depend on the basis of the codes.
+    # moves by about `rate`. Adam, and the 1e-8, are by Kingma and Ba (2015): where black and white leave no gradient,
+    # nothing moves. One second moment per vector takes less memory than one per number, and doesn't depend on the basis
+    # of the codes.
     rows, count = mean.shape
     scale = np.zeros(count, float32)
     for k in range(rows):
@@ -139,7 +140,7 @@ def adam(vectors, gradient, mean, square, rate, share):
 
     for n in range(count):
         square[n] += share * (scale[n] - square[n])
-        scale[n] = rate / (sqrt(square[n]) + float32(1e-12))
+        scale[n] = rate / (sqrt(square[n]) + float32(1e-8))
 
     for k in range(rows):
         for n in range(count):
@@ -227,11 +228,11 @@ def tiled(array, multiple, size, fill):
 def start(targets, latent_dim, seed):
     """Codes, (patches, latent_dim + 1), and decoder, (latent_dim + 1, pixels), to start from; a 1 is appended.
 
-    targets are (patches, pixels), from 0 to 1. With fewer patches than latent_dim, their number takes its place.
+    targets are (patches, pixels), from 0 to 1. If they are fewer than latent_dim, their number takes its place.
     """
-    # More numbers than patches would change nothing, since no gradient leaves the space of the codes.
+    # More numbers would be of no use: a matrix of logits has no higher rank.
     patches, pixels = targets.shape
-    latent_dim = min(latent_dim, patches)
+    latent_dim = min(latent_dim, patches, pixels)
     clipped = np.clip(targets, 0.02, 0.98)
     logits = np.log(clipped / (1 - clipped))
     logits -= logits.mean(axis=0)
@@ -389,7 +390,7 @@ def row_lengths(numbers):
 
 
 def quantise(codes, weights, step, targets, rounds, patch, shapes):
-    """The record for the file: the nearest whole numbers, or chosen in some rounds by what they cost."""
+    """The record for the file: the nearest whole numbers; in all rounds but the first, chosen by what they cost."""
     # One step suits all numbers: as the rows of the codes are brought to length 1, an error of one step in the
     # weights adds as much squared error, over all patches, as one in a code adds over all pixels.
     # `numbers` are the whole numbers of the codes, `whole` those of the weights, which are weights * scale rounded.
@@ -400,7 +401,7 @@ def quantise(codes, weights, step, targets, rounds, patch, shapes):
     # in black and white.
     price = 0.12 * step**2 * np.mean((targets - targets**2) ** 2 + 1e-4)
     turned = targets.T.copy()
-    for chosen in range(rounds + 1):
+    for chosen in range(rounds):
         if chosen:
             choose(numbers, weights, targets, price)
         scale = row_lengths(numbers) / step
@@ -434,7 +435,7 @@ def compress(pictures, codes, decoder, width, height, target_psnr):
     codes, weights = change_basis(codes, decoder)
 
     # A step of 1e-6 is as good as none: it tells what training reached, and which pictures are exact.
-    losses, loss = mean_squares(pictures, decode(quantise(codes, weights, 1e-6, targets, 0, *layout)))
+    losses, loss = mean_squares(pictures, decode(quantise(codes, weights, 1e-6, targets, 1, *layout)))
     asked = 10 ** (-target_psnr / 10) if target_psnr < 100 else 0
     allowed = asked if loss < asked else 1.01 * loss
     exact = (losses == 0) & (loss >= asked)
@@ -448,7 +449,7 @@ def compress(pictures, codes, decoder, width, height, target_psnr):
     exponent, stride, shrink = 4, 1, 1
     while stride > 1 / 80:
         step = 2 ** (exponent - stride)
-        rounds = 0 if exact.any() or step < 0.01 else 6
+        rounds = 1 if exact.any() or step < 0.01 else 7
         record = quantise(codes, weights, step, targets, rounds, *layout)
         losses, loss = mean_squares(pictures, decode(record))
         say(f"rounding step {step:.4f}: {quality(loss)}")

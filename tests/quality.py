@@ -116,10 +116,10 @@ def table_rounding():
     cases = [("china", pictures.photograph("china.jpg"), 32, 25), ("flower", pictures.photograph("flower.jpg"), 32, 34)]
     cases += [("digits", pictures.digits_sheet(), 20, 24.5)]
     models = {name: learn([picture], 8, 8, latent_dim, 100)[:2] for name, picture, latent_dim, _ in cases}
-    price, rounds, slope, damping = "0.12 * step**2", "0.01 else 6", "float32(0.005)", "float32(0.2 * price)"
-    choices = [("nearest numbers", [(rounds, "0.01 else 0")])]
+    price, rounds, slope, damping = "0.12 * step**2", "0.01 else 7", "float32(0.005)", "float32(0.2 * price)"
+    choices = [("nearest numbers", [(rounds, "0.01 else 1")])]
     choices += [(f"price {p}", [(price, f"{p} * step**2")]) for p in (0.03, 0.06, 0.12, 0.24)]
-    choices += [(f"{n} rounds", [(rounds, f"0.01 else {n}")]) for n in (1, 2, 4, 6, 8)]
+    choices += [(f"{n} rounds", [(rounds, f"0.01 else {n + 1}")]) for n in (1, 2, 4, 6, 8)]
     choices += [(f"slopes from {least}", [(slope, f"float32({least})")]) for least in (0, 0.001, 0.02)]
     choices += [(f"damping {d}", [(damping, f"float32({d} * price)")]) for d in (0.05, 0.8)]
     for choice, changes in choices:
@@ -262,7 +262,7 @@ def pca_points(picture, side):
                 price = bits[np.arange(count), tries - lowest]
                 numbers = np.take_along_axis(tries, np.argmin((tries * step - codes) ** 2 + 0.12 * step**2 * price, axis=0)[None], 0)[0]
             rounded = step * np.column_stack([numbers, np.ones(len(numbers))])
-            record = nc.quantise(rounded.T, np.vstack([rows, mean / step]), step, values, 0, (side, side), [picture.shape])
+            record = nc.quantise(rounded.T, np.vstack([rows, mean / step]), step, values, 1, (side, side), [picture.shape])
             linear = (record["codes"] / nc.row_lengths(record["codes"]) * step).T @ record["weights"]
             output = nc.join(nc.to_grey(np.clip(linear, 0, 1)), [picture.shape], side, side)
             size = zipped(record)

@@ -116,8 +116,8 @@ def test_an_edited_constant_compiles_nothing_and_an_edited_kernel_does(copy, tmp
     status, output, _ = run_process(script)
     assert status == 0 and "compiling" not in output and contents(tmp_path / "__pycache__") == before
     text = script.read_text()
-    assert text.count("float32(1e-12))") == 1
-    script.write_text(text.replace("float32(1e-12))", "float32(2e-12))"))
+    assert text.count("float32(1e-8))") == 1
+    script.write_text(text.replace("float32(1e-8))", "float32(2e-8))"))
     status, output, _ = run_process(script)
     assert status == 0 and "compiling" in output and contents(tmp_path / "__pycache__") != before
 

@@ -31,7 +31,7 @@ void adam(float* vectors, const float* gradient, float* mean, float* square, int
         }
     for (int n = 0; n < count; n++) {
         square[n] += share * (scale[n] - square[n]);
-        scale[n] = rate / (std::sqrt(square[n]) + 1e-12f);
+        scale[n] = rate / (std::sqrt(square[n]) + 1e-8f);
     }
     for (int k = 0; k < rows; k++)
         for (int n = 0; n < count; n++) vectors[k * count + n] -= scale[n] * mean[k * count + n];
