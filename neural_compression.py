@@ -662,7 +662,7 @@ def run():
 
     targets = cut(pictures, WIDTH, HEIGHT)
     codes, decoder = start(targets, LATENT_DIM, SEED)
-    say(f"training {len(codes)} codes of {len(decoder) - 1} numbers")
+    say(f"codes to train: {len(codes)}, numbers per code: {len(decoder) - 1}")
     codes, decoder, losses = train(targets, codes, decoder, EPOCHS, LEARNING_RATE, LOG_EVERY)
 
     content = compress(pictures, codes, decoder, WIDTH, HEIGHT, TARGET_PSNR)

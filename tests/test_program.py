@@ -78,7 +78,7 @@ def test_default_run_gives_every_picture_back(default_run):
 def test_default_log_and_report(default_run):
     folder, output = default_run
     lines = output.splitlines()
-    assert lines[:2] == ["training 3 codes of 3 numbers", "compiling ..."]
+    assert lines[:2] == ["codes to train: 3, numbers per code: 3", "compiling ..."]
     log = [re.fullmatch(r"epoch +(\d+)/1000  loss (\S+)  PSNR (\S+) dB  \S+ s, \S+ s left", line) for line in lines[2:102]]
     assert [int(line[1]) for line in log] == list(range(10, 1001, 10))
     assert float(log[0][2]) / float(log[-1][2]) > 1e5 and float(log[-1][3]) > 80
@@ -104,7 +104,7 @@ def test_same_bytes_with_more_pixels_more_patches_and_equally_many_for_any_threa
     script, results = copy(**{**PATCHES, "WIDTH": side, "HEIGHT": side, "LATENT_DIM": 10}), []
     for threads, blas in (("1", "2"), ("3", "1"), ("2", "8")):
         status, output, errors = run_process(script, NUMBA_NUM_THREADS=threads, OPENBLAS_NUM_THREADS=blas)
-        assert (status, errors) == (0, "") and f"training {patches} codes of 10 numbers\n" in output
+        assert (status, errors) == (0, "") and f"codes to train: {patches}, numbers per code: 10\n" in output
         results.append((contents(tmp_path / "outputs"), re.sub(r"  \S+ s, .*|compiling .*\n", "", output)))
     assert results[0] == results[1] == results[2]
 
@@ -244,7 +244,7 @@ def test_a_photograph_with_the_constants_of_the_readme_reaches_its_target_and_li
     (tmp_path / "outputs").mkdir()
     (tmp_path / "outputs" / "notes.txt").write_text("stays")
     status, output, errors = run_imported(**{**constants, "TARGET_PSNR": target})
-    assert (status, errors) == (0, "") and "training 180 codes of 32 numbers\n" in output
+    assert (status, errors) == (0, "") and "codes to train: 180, numbers per code: 32\n" in output
     check_report(tmp_path / "outputs", ["cat.pgm"], [picture], output)
     files = contents(tmp_path / "outputs")
     assert set(files) == {"final_decoded_0.pgm", "comparison.png", "compressed.npz", "notes.txt"}
