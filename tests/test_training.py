@@ -394,23 +394,23 @@ def test_numbers_chosen_by_cost_take_less_than_the_nearest(program, monkeypatch)
     chosen = program.compress([picture], *model, 8, 8, 32)
     quantise = program.quantise
     monkeypatch.setattr(program, "quantise", lambda *arguments: quantise(*arguments[:4], 1, *arguments[5:]))
-    assert len(chosen) < 0.95 * len(program.compress([picture], *model, 8, 8, 32))
+    assert len(chosen) < 0.87 * len(program.compress([picture], *model, 8, 8, 32))
 
 
 def test_a_choice_has_the_least_squared_error_plus_bits(program):
-    """Against all values of one number, one patch after the other, for steps so small that the error is a parabola."""
+    """Against all values of the last of two numbers, patch by patch, with steps so small that the error is a parabola."""
     random = np.random.default_rng(0)
-    numbers = np.float32(random.integers(-3, 4, (1, 40)))
-    other = np.float32(random.normal(0, 0.01, (1, 9)))
-    targets = np.float32(sigmoid(random.normal(0, 3, (40, 1)) * other.astype(float)))
-    old, price = numbers[0].copy(), 2e-5
+    numbers = np.float32(random.integers(-3, 4, (2, 40)))
+    other = np.float32(random.normal(0, 0.01, (2, 9)))
+    targets = np.float32(sigmoid(random.normal(0, 3, (40, 2)) @ other.astype(float)))
+    old, price, values = numbers[1].copy(), 2e-5, np.arange(-9, 10)
     bits = np.log2(1 + 1 / np.mean(abs(old)))
     program.choose(numbers, other, targets, price)
-    values = np.arange(-9, 10)
-    errors = np.sum((sigmoid(values[:, None, None] * other) - targets) ** 2, axis=2)
+    logits = numbers[0][:, None] * other[0].astype(float) + values[:, None, None] * other[1]
+    errors = np.sum((sigmoid(logits) - targets) ** 2, axis=2)
     costs = (errors + 0.2 * price * (values[:, None] - old) ** 2) / 2 + price * bits * abs(values[:, None])
-    chosen = costs[np.int64(numbers[0]) + 9, range(40)]
-    assert np.all(chosen < costs.min(axis=0) + 1e-7) and 3 < np.count_nonzero(numbers) < 37
+    chosen = costs[np.int64(numbers[1]) + 9, range(40)]
+    assert np.all(chosen < costs.min(axis=0) + 1e-7) and 3 < np.count_nonzero(numbers[1]) < 37
 
 
 DARK = (np.indices((60, 70)).sum(axis=0) % 4).astype(np.uint8)
