@@ -41,7 +41,7 @@ import zlib
 from contextlib import suppress
 from inspect import getsource
 from io import BytesIO
-from math import cos, floor, hypot, inf, log10, pi, sqrt
+from math import cos, hypot, log10, pi, sqrt
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -335,8 +335,8 @@ def choose_numbers(numbers, other, logits, targets, costs, damping):
     costs    float32 (rows): what it costs, in half the squared error, to make a number larger by 1
     """
     # Each number in turn goes where squared error + cost is least. The squared error is taken for a parabola (Gauss and
-    # Newton); the cost draws its bottom nearer to 0, by `pull`. Slopes are at least 0.005: a black or white pixel has
-    # hardly any, but far away it gets lost.
+    # Newton); the cost draws its bottom nearer to 0, by `pull`. `damping` keeps numbers where the parabola is flat, and
+    # slopes are at least 0.005: a black or white pixel has hardly any, but far away it gets lost.
     for i in prange(len(logits)):
         errors = logits[i]
         slopes = np.zeros_like(errors)
@@ -363,7 +363,8 @@ def choose_numbers(numbers, other, logits, targets, costs, damping):
 
 def choose(numbers, other, targets, price):
     """Choose whole numbers, float32 (rows, count), in place: see `choose_numbers`."""
-    # In a row of mean size m, one more takes log2(1 + 1 / m) bits, if sizes fall off geometrically.
+    # In a row of mean size m, one more takes log2(1 + 1 / m) bits, if sizes fall off geometrically. Smaller damping
+    # loses numbers, larger holds them back (`tests/quality.py rounding`).
     costs = price * np.log2(1 + 1 / np.mean(abs(numbers) + 1e-9, axis=1))
     other = float32(other)
     announce(choose_numbers)
@@ -371,14 +372,14 @@ def choose(numbers, other, targets, price):
 
 
 def change_basis(codes, decoder):
-    """Codes (patches, components) and weights (components, pixels), float64: the same logits, without a bias."""
+    """Codes, transposed, and weights, (components, patches) and (components, pixels): same logits, no bias."""
     # If there are as many numbers per code as patches, the best basis to round is the patches' own: in each
     # code one number isn't 0, and a row of weights is the logits of one patch, so what repeats in a picture repeats
     # in the file. Beyond -8 and 8 a logit is black or white in 8 bits.
     if codes.shape[1] > len(codes):
         return 16 * np.eye(len(codes)), np.clip(codes @ decoder, -8, 8) / 16
 
-    # Otherwise it is that of the principal components of the logits: most of the bits are in few columns.
+    # Otherwise it is that of the principal components of the logits: most of the bits are in few rows.
     basis, triangle = qr(np.float64(codes))
     turn, lengths, weights = svd(triangle @ decoder, full_matrices=False)
     return (turn * lengths).T @ basis.T, weights
@@ -389,18 +390,17 @@ def row_lengths(numbers):
     return np.maximum(norm(numbers, axis=1, keepdims=True), 1)
 
 
-def quantise(codes, weights, step, targets, rounds, patch, shapes):
+def quantise(codes, weights, step, rounds, targets, turned, patch, shapes):
     """The record for the file: the nearest whole numbers; in all rounds but the first, chosen by what they cost."""
     # One step suits all numbers: as the rows of the codes are brought to length 1, an error of one step in the
     # weights adds as much squared error, over all patches, as one in a code adds over all pixels.
     # `numbers` are the whole numbers of the codes, `whole` those of the weights, which are weights * scale rounded.
-    # The logits are numbers.T @ weights.
+    # The logits are numbers.T @ weights; turned is targets.T.
     numbers = np.rint(float32(codes / step))
     weights = weights * step
     # What a bit may cost, next to the squared error of one step (`tests/quality.py rounding`). The 1e-4 is for pictures
     # in black and white.
     price = 0.12 * step**2 * np.mean((targets - targets**2) ** 2 + 1e-4)
-    turned = targets.T.copy()
     for chosen in range(rounds):
         if chosen:
             choose(numbers, weights, targets, price)
@@ -430,12 +430,12 @@ def compress(pictures, codes, decoder, width, height, target_psnr):
     Returns the bytes of compressed.npz. If training fell short of target_psnr, they are up to 0.05 dB below what it
     reached. A picture that comes back exactly stays exact if target_psnr is 100 or out of reach.
     """
-    layout = (width, height), [picture.shape for picture in pictures]
     targets = cut(pictures, width, height)
+    shared = targets, targets.T.copy(), (width, height), [picture.shape for picture in pictures]
     codes, weights = change_basis(codes, decoder)
 
     # A step of 1e-6 is as good as none: it tells what training reached, and which pictures are exact.
-    losses, loss = mean_squares(pictures, decode(quantise(codes, weights, 1e-6, targets, 1, *layout)))
+    losses, loss = mean_squares(pictures, decode(quantise(codes, weights, 1e-6, 1, *shared)))
     asked = 10 ** (-target_psnr / 10) if target_psnr < 100 else 0
     allowed = asked if loss < asked else 1.01 * loss
     exact = (losses == 0) & (loss >= asked)
@@ -450,7 +450,7 @@ def compress(pictures, codes, decoder, width, height, target_psnr):
     while stride > 1 / 80:
         step = 2 ** (exponent - stride)
         rounds = 1 if exact.any() or step < 0.01 else 7
-        record = quantise(codes, weights, step, targets, rounds, *layout)
+        record = quantise(codes, weights, step, rounds, *shared)
         losses, loss = mean_squares(pictures, decode(record))
         say(f"rounding step {step:.4f}: {quality(loss)}")
         if step < 1e-6 or loss <= allowed and not losses[exact].any():

@@ -262,7 +262,7 @@ def pca_points(picture, side):
                 price = bits[np.arange(count), tries - lowest]
                 numbers = np.take_along_axis(tries, np.argmin((tries * step - codes) ** 2 + 0.12 * step**2 * price, axis=0)[None], 0)[0]
             rounded = step * np.column_stack([numbers, np.ones(len(numbers))])
-            record = nc.quantise(rounded.T, np.vstack([rows, mean / step]), step, values, 1, (side, side), [picture.shape])
+            record = nc.quantise(rounded.T, np.vstack([rows, mean / step]), step, 1, values, values.T, (side, side), [picture.shape])
             linear = (record["codes"] / nc.row_lengths(record["codes"]) * step).T @ record["weights"]
             output = nc.join(nc.to_grey(np.clip(linear, 0, 1)), [picture.shape], side, side)
             size = zipped(record)

@@ -393,7 +393,7 @@ def test_numbers_chosen_by_cost_take_less_than_the_nearest(program, monkeypatch)
     model = learn(program, [picture], 8, 8, 24)
     chosen = program.compress([picture], *model, 8, 8, 32)
     quantise = program.quantise
-    monkeypatch.setattr(program, "quantise", lambda *arguments: quantise(*arguments[:4], 1, *arguments[5:]))
+    monkeypatch.setattr(program, "quantise", lambda *arguments: quantise(*arguments[:3], 1, *arguments[4:]))
     assert len(chosen) < 0.87 * len(program.compress([picture], *model, 8, 8, 32))
 
 
@@ -442,7 +442,7 @@ def test_numbers_have_the_smallest_type_that_holds_them(program, most, kind):
     targets = np.full((9, 4), 0.5, np.float32)
     codes = np.zeros((1, 9))
     codes[0, 3] = most
-    record = program.quantise(codes, np.zeros((1, 4)), 1.0, targets, 1, (2, 2), [(6, 6)])
+    record = program.quantise(codes, np.zeros((1, 4)), 1.0, 1, targets, targets.T, (2, 2), [(6, 6)])
     assert record["codes"].dtype == kind and record["codes"].sum() == most and record["weights"].dtype == np.int8
 
 
