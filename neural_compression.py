@@ -136,11 +136,11 @@ def adam(vectors, gradient, mean, square, rate, share):
         for n in range(count):
             number = gradient[k, n]
             scale[n] += number * number
-            mean[k, n] += share * (number - mean[k, n])
+            mean[k, n] += float32(share) * (number - mean[k, n])
 
     for n in range(count):
-        square[n] += share * (scale[n] - square[n])
-        scale[n] = rate / (sqrt(square[n]) + float32(1e-8))
+        square[n] += float32(share) * (scale[n] - square[n])
+        scale[n] = float32(rate) / (sqrt(square[n]) + float32(1e-8))
 
     for k in range(rows):
         for n in range(count):
@@ -195,18 +195,18 @@ def add_gradients(long, short, targets, long_gradient, short_gradient):
 
 
 @kernel
-def train_long_side(tiles, moments, short, targets, gradients, errors, rate, share):
-    """One epoch for the side that has more vectors, in place. The threads share out its tiles.
+def train_long_side(tiles, mean, square, short, targets, gradients, rate, share):
+    """One epoch for the side that has more vectors, in place. Returns the squared error. Threads share its tiles.
 
-    tiles      float32 (tiles, rows, size): the vectors of the longer side
-    moments    mean, float32 (tiles, learned rows, size), and square, float32 (tiles, size): as in `adam`
-    short      float32 (rows, count): the vectors of the shorter side, filled up to a multiple of four
-    targets    float32 (tiles, vectors of the shorter side, size)
-    gradients  float32 (tiles, rows, count), out: what each tile adds to the gradient of the shorter side
-    errors     float32 (tiles), out: what each tile adds to the squared error
+    tiles         float32 (tiles, rows, size): the vectors of the longer side
+    mean, square  float32 (tiles, learned rows, size) and (tiles, size): as in `adam`
+    short         float32 (rows, count): the vectors of the shorter side, filled up to a multiple of four
+    targets       float32 (tiles, vectors of the shorter side, size)
+    gradients     float32 (tiles, rows, count), out: what each tile adds to the gradient of the shorter side
     """
-    # Nothing is returned, since Ctrl-C could hit numba's own Python code while it makes a result.
-    mean, square = moments
+    # The tiles' parts are added in a fixed order, so that the result doesn't depend on the number of threads. No array
+    # is returned, since numba makes it in Python code of its own, which Ctrl-C could hit.
+    errors = np.empty(len(tiles), float32)
     for tile in prange(len(tiles)):
         vectors = tiles[tile]
         gradient = np.zeros_like(vectors)
@@ -216,6 +216,7 @@ def train_long_side(tiles, moments, short, targets, gradients, errors, rate, sha
             errors[tile] += add_gradients(
                 vectors, short[:, four], targets[tile, four], gradient, gradients[tile, :, four])
         adam(vectors, gradient, mean[tile], square[tile], rate, share)
+    return sum(errors)
 
 
 def tiled(array, multiple, size, fill):
@@ -263,8 +264,8 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10):
     # A side is its vectors, how many of their numbers are learned (the 1 of a code stays), and its rate. At
     # first a code moves by 0.15 per epoch, and the logits of a pixel by about 1 (`tests/quality.py choices`).
     # With few patches, the codes are the short side; with more patches than pixels, the sides change places.
-    sides = [(codes.T, len(decoder) - 1, 0.15 * learning_rate)]
-    sides += [(decoder, len(decoder), learning_rate * sqrt(patches) / norm(codes))]
+    sides = [(codes.T, len(decoder) - 1, 0.15 * learning_rate),
+             (decoder, len(decoder), learning_rate * sqrt(patches / (codes**2).sum()))]
     if patches > pixels:
         sides.reverse()
         targets = targets.T
@@ -277,11 +278,10 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10):
     short = np.concatenate(tiled(short, 2, 4, 0), axis=1)
     short_moments = np.zeros_like(short[:short_learned]), np.zeros_like(short[0])
     gradients = np.zeros((len(tiles), *short.shape), float32)
-    errors = np.zeros(len(tiles), float32)
 
     # What has to be compiled is compiled here, by a step on no tiles.
     announce(train_long_side)
-    train_long_side(tiles[:0], moments, short, targets, gradients, errors, float32(0), float32(0))
+    train_long_side(tiles[:0], *moments, short, targets, gradients, 0.0, 0.0)
 
     losses = []
     weight = 0
@@ -294,10 +294,10 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10):
             # longer, from 5 epochs to 20 (Smith and others 2018). `weight` is that of all gradients so far.
             falling = cos(pi / 2 * epoch / epochs) ** 2
             weight = 1 + (0.95 - 0.15 * falling) * weight
-            share = float32(1 / weight)
-            train_long_side(tiles, moments, short, targets, gradients, errors, float32(falling * long_rate), share)
-            adam(short, gradients.sum(axis=0), *short_moments, float32(falling * short_rate), share)
-            losses.append(errors.sum() / (patches * pixels))
+            share = 1 / weight
+            error = train_long_side(tiles, *moments, short, targets, gradients, falling * long_rate, share)
+            adam(short, gradients.sum(axis=0), *short_moments, falling * short_rate, share)
+            losses.append(error / (patches * pixels))
             log(losses, epochs, log_every, perf_counter() - began)
     # Before the end of the first epoch there is nothing to keep.
     if not losses:
@@ -427,10 +427,12 @@ def compress(pictures, codes, decoder, width, height, target_psnr):
     """The file with the largest step found that decodes to pictures with target_psnr dB over all their pixels.
 
     pictures are uint8 (height, width) each; codes and decoder are what `train` returns for their patches.
-    Returns the bytes of compressed.npz. If training fell short of target_psnr, they are up to 0.05 dB below what it
-    reached. A picture that comes back exactly stays exact if target_psnr is 100 or out of reach.
+    Returns the bytes of compressed.npz, up to 0.05 dB below what training reached if that is less than target_psnr. An
+    exact picture stays so if target_psnr is 100 or out of reach. Raises ValueError if codes and pictures don't fit.
     """
     targets = cut(pictures, width, height)
+    if len(codes) != len(targets):
+        raise ValueError("codes and pictures have to fit together")
     shared = targets, targets.T.copy(), (width, height), [picture.shape for picture in pictures]
     codes, weights = change_basis(codes, decoder)
 

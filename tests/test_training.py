@@ -133,6 +133,8 @@ def test_arrays_that_do_not_fit_are_refused(program):
     for arrays in ((targets, codes[:4], decoder), (targets, codes, decoder[:3]), (targets[:, :39], codes, decoder)):
         with pytest.raises(ValueError):
             program.train(*arrays, 1)
+    with pytest.raises(ValueError, match="codes and pictures"):  # 4 patches
+        program.compress([np.zeros((8, 20), np.uint8)], codes, decoder, 5, 8, 30.0)
 
 
 @pytest.mark.parametrize("patches, pixels", [(1, 1), (3, 40), (40, 3), (300, 64)])
@@ -217,10 +219,9 @@ def test_ctrl_c_in_training_keeps_what_was_learned(program, monkeypatch):
     np.testing.assert_allclose(learned_decoder, expected[1], atol=1e-3)
 
 
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer here")
 @pytest.mark.parametrize("patches, pixels", [(3, 1000), (300, 64)])
 def test_ctrl_c_at_any_moment_of_training_is_never_lost(program, monkeypatch, patches, pixels):
-    if not hasattr(signal, "setitimer"):
-        pytest.skip("no timer here")
     arrays = problem(patches, pixels, 4)
 
     def arm(line):
@@ -245,7 +246,6 @@ def test_ctrl_c_before_the_first_epoch_is_told(program, monkeypatch):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(program, "train_long_side", interrupt)
-    monkeypatch.setattr(program, "announce", lambda compiled: None)
     with pytest.raises(KeyboardInterrupt):
         program.train(*problem(3, 35, 4), 10)
 
