@@ -265,7 +265,7 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10):
     # first a code moves by 0.15 per epoch, and the logits of a pixel by about 1 (`tests/quality.py choices`).
     # With few patches, the codes are the short side; with more patches than pixels, the sides change places.
     sides = [(codes.T, len(decoder) - 1, 0.15 * learning_rate),
-             (decoder, len(decoder), learning_rate * sqrt(patches / (codes**2).sum()))]
+             (decoder, len(decoder), learning_rate / sqrt(np.sum(codes**2) / patches))]
     if patches > pixels:
         sides.reverse()
         targets = targets.T
