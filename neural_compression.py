@@ -79,20 +79,21 @@ class Refused(Exception):
 
 # ---------------------------------------------------------------------------------------------- learning
 
-SOURCES = [__name__]  # name of this module, and the text of each kernel
+SOURCES = []  # the text of each kernel
 
 
 def kernel(function):
     """Compile a function at its first call, and keep the machine code in __pycache__."""
-    code = function.__code__
-    compiled = njit(function, fastmath=True, error_model="numpy", parallel="prange" in code.co_names)
+    compiled = njit(function, fastmath=True, error_model="numpy", parallel="prange" in function.__code__.co_names)
     # By itself numba compiles anew when anything in the file has changed, and here the constants change all
-    # the time. So the stamp of the machine code is the text of the kernels. As numba puts the line number into the
-    # file's name, every kernel pretends to be in line 1. Where numba can't write, or keeps its files otherwise, each
-    # run compiles.
+    # the time. So the stamp of the machine code is the text of the kernels. Numba names its files by a function's name
+    # and line, so every kernel pretends to be in line 1; with the module's name behind its own, the program and a
+    # notebook don't overwrite each other's files. Where numba can't write, or keeps its files otherwise, each run
+    # compiles.
     with suppress(Exception):
         SOURCES.append(getsource(function))
-        function.__code__ = code.replace(co_firstlineno=1)
+        function.__code__ = function.__code__.replace(co_firstlineno=1)
+        function.__qualname__ += __name__
         compiled.enable_caching()
         compiled._cache._cache_file._source_stamp = SOURCES
     return compiled
@@ -127,9 +128,9 @@ def adam(vectors, gradient, mean, square, rate, share):
     mean, square       float32 (learned rows, count) and (count): running means of gradients, squared lengths
     """
     # In the running means, this gradient has the weight `share`. Only the learned rows move; a vector as a whole
-    # moves by about `rate`. Adam, and the 1e-8, are by Kingma and Ba (2015): where black and white leave no gradient,
-    # nothing moves. One second moment per vector takes less memory than one per number, and doesn't depend on the basis
-    # of the codes.
+    # moves by about `rate`. Adam is by Kingma and Ba (2015), and so is the 1e-8: where black and white leave next to
+    # no gradient, next to nothing moves. One second moment per vector takes less memory than one per number, and
+    # doesn't depend on the basis of the codes.
     rows, count = mean.shape
     scale = np.zeros(count, float32)
     for k in range(rows):
@@ -149,7 +150,7 @@ def adam(vectors, gradient, mean, square, rate, share):
 
 @kernel
 def add_gradients(long, short, targets, long_gradient, short_gradient):
-    """Add what up to four vectors of the shorter side mean for the gradients of both. Returns the squared error.
+    """Add what up to four vectors of the shorter side give to the gradients of both. Returns the squared error.
 
     long, short, targets           float32 (rows, size), (rows, 4), filled up with 0, (up to 4, size); rows is even
     long_gradient, short_gradient  float32 (rows, size), to which their part is added, and (rows, 4), out
@@ -229,7 +230,7 @@ def tiled(array, multiple, size, fill):
 def start(targets, latent_dim, seed):
     """Codes, (patches, latent_dim + 1), and decoder, (latent_dim + 1, pixels), to start from; a 1 is appended.
 
-    targets are (patches, pixels), from 0 to 1. If they are fewer than latent_dim, their number takes its place.
+    targets are (patches, pixels), from 0 to 1. latent_dim is lowered to the number of patches, or of pixels, if above.
     """
     # More numbers would be of no use: a matrix of logits has no higher rank.
     patches, pixels = targets.shape
@@ -265,7 +266,7 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10):
     # first a code moves by 0.15 per epoch, and the logits of a pixel by about 1 (`tests/quality.py choices`).
     # With few patches, the codes are the short side; with more patches than pixels, the sides change places.
     sides = [(codes.T, len(decoder) - 1, 0.15 * learning_rate),
-             (decoder, len(decoder), learning_rate / sqrt(np.sum(codes**2) / patches))]
+             (decoder, len(decoder), float(learning_rate * sqrt(patches) / norm(codes)))]
     if patches > pixels:
         sides.reverse()
         targets = targets.T
@@ -331,12 +332,13 @@ def choose_numbers(numbers, other, logits, targets, costs, damping):
 
     numbers  float32 (rows, count): the vectors of this side
     other    float32 (rows, others): the vectors of the other side
-    logits   float32 (count, others): numbers.T @ other, overwritten; targets are alike
-    costs    float32 (rows): what it costs, in half the squared error, to make a number larger by 1
+    logits   float32 (count, others): numbers.T @ other, overwritten; targets have the same shape
+    costs    float32 (rows): the price of making a number larger by 1, in units of half the squared error
     """
     # Each number in turn goes where squared error + cost is least. The squared error is taken for a parabola (Gauss and
-    # Newton); the cost draws its bottom nearer to 0, by `pull`. `damping` keeps numbers where the parabola is flat, and
-    # slopes are at least 0.005: a black or white pixel has hardly any, but far away it gets lost.
+    # Newton); the cost draws its bottom nearer to 0, by `pull`. `damping` keeps numbers where the parabola is flat. At
+    # a black or white pixel the sigmoid is so flat that nothing seems to matter, and its logit would be moved to the
+    # other colour: so slopes are at least 0.005.
     for i in prange(len(logits)):
         errors = logits[i]
         slopes = np.zeros_like(errors)
@@ -363,8 +365,8 @@ def choose_numbers(numbers, other, logits, targets, costs, damping):
 
 def choose(numbers, other, targets, price):
     """Choose whole numbers, float32 (rows, count), in place: see `choose_numbers`."""
-    # In a row of mean size m, one more takes log2(1 + 1 / m) bits, if sizes fall off geometrically. Smaller damping
-    # loses numbers, larger holds them back (`tests/quality.py rounding`).
+    # If the sizes of a row's numbers fall off geometrically from 0 on, with mean m, a size larger by 1 takes
+    # log2(1 + 1 / m) bits more. With less damping than 0.2 or more, files get larger (`tests/quality.py rounding`).
     costs = price * np.log2(1 + 1 / np.mean(abs(numbers) + 1e-9, axis=1))
     other = float32(other)
     announce(choose_numbers)
@@ -374,8 +376,8 @@ def choose(numbers, other, targets, price):
 def change_basis(codes, decoder):
     """Codes, transposed, and weights, (components, patches) and (components, pixels): same logits, no bias."""
     # If there are as many numbers per code as patches, the best basis to round is the patches' own: in each
-    # code one number isn't 0, and a row of weights is the logits of one patch, so what repeats in a picture repeats
-    # in the file. Beyond -8 and 8 a logit is black or white in 8 bits.
+    # code one number isn't 0, and a row of weights is the logits of one patch, over 16: so what repeats in a picture
+    # repeats in the file. Beyond -8 and 8 a logit is black or white in 8 bits.
     if codes.shape[1] > len(codes):
         return 16 * np.eye(len(codes)), np.clip(codes @ decoder, -8, 8) / 16
 
@@ -392,14 +394,14 @@ def row_lengths(numbers):
 
 def quantise(codes, weights, step, rounds, targets, turned, patch, shapes):
     """The record for the file: the nearest whole numbers; in all rounds but the first, chosen by what they cost."""
-    # One step suits all numbers: as the rows of the codes are brought to length 1, an error of one step in the
-    # weights adds as much squared error, over all patches, as one in a code adds over all pixels.
+    # One step suits all numbers: as the rows of the codes are brought to length 1, an error of one step in a weight
+    # adds as much squared error to the logits, over all patches, as one in a code adds over all pixels.
     # `numbers` are the whole numbers of the codes, `whole` those of the weights, which are weights * scale rounded.
     # The logits are numbers.T @ weights; turned is targets.T.
     numbers = np.rint(float32(codes / step))
     weights = weights * step
-    # What a bit may cost, next to the squared error of one step (`tests/quality.py rounding`). The 1e-4 is for pictures
-    # in black and white.
+    # How much squared error is accepted to save a bit, next to that of one step (`tests/quality.py rounding`). The 1e-4
+    # is for pictures in black and white.
     price = 0.12 * step**2 * np.mean((targets - targets**2) ** 2 + 1e-4)
     for chosen in range(rounds):
         if chosen:
@@ -411,8 +413,8 @@ def quantise(codes, weights, step, rounds, targets, turned, patch, shapes):
         weights = whole / scale
 
     codes, weights = (array.astype(np.min_scalar_type(~int(abs(array).max()))) for array in (numbers, whole))
-    fields = [("codes", codes.dtype, codes.shape), ("weights", weights.dtype, weights.shape), ("step", "f8")]
-    fields += [("patch", "u4", 2), ("shapes", "u4", (len(shapes), 2))]
+    fields = [("codes", codes.dtype, codes.shape), ("weights", weights.dtype, weights.shape), ("step", "f8"),
+              ("patch", "u4", 2), ("shapes", "u4", (len(shapes), 2))]
     return np.array((codes, weights, step, patch, shapes), fields)
 
 
@@ -447,7 +449,8 @@ def compress(pictures, codes, decoder, width, height, target_psnr):
     # The largest step that will do is looked for from the coarse side, since the error doesn't always grow with
     # the step. The step is halved until one will do, then the exponent is bisected: 2**exponent is the finest step
     # that is too large, for which 16 is taken unseen. Choosing numbers by cost could spoil exact pictures, so then
-    # they are only rounded, and also at steps so fine that it hasn't worked.
+    # they are only rounded, and also at steps below 0.01, where choosing hasn't worked. Below 1e-6 any result is taken,
+    # so that the search ends.
     exponent, stride, shrink = 4, 1, 1
     while stride > 1 / 80:
         step = 2 ** (exponent - stride)
@@ -606,7 +609,7 @@ def write_files(folder, files):
 
 
 def say(line):
-    """Print a line; the work goes on if nobody reads."""
+    """Print a line; if its reader has gone away, the work goes on without."""
     try:
         print(line, flush=True)
     except OSError as error:
@@ -616,7 +619,7 @@ def say(line):
 
 
 def report(names, pictures, decoded, content):
-    """Print what came back of the pictures, from the worst to the best of at most 13, and the bytes of the file."""
+    """Print what came back: the bytes, and up to 13 pictures, spread evenly from the worst to the best."""
     losses, loss = mean_squares(pictures, decoded)
     for n in np.argsort(-losses)[np.unique(np.linspace(0, len(losses) - 1, 13, dtype=int))]:
         say(f"{names[n]}: {quality(losses[n])}")
