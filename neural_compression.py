@@ -264,7 +264,8 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10):
 
     # A side is its vectors, how many of their numbers are learned (the 1 of a code stays), and its rate. At
     # first a code moves by 0.15 per epoch, and the logits of a pixel by about 1 (`tests/quality.py choices`).
-    # With few patches, the codes are the short side; with more patches than pixels, the sides change places.
+    # With few patches, the codes are the short side; with more patches than pixels, the sides change places. Rates
+    # are plain floats: for NumPy's float32, numba would compile again.
     sides = [(codes.T, len(decoder) - 1, 0.15 * learning_rate),
              (decoder, len(decoder), float(learning_rate * sqrt(patches) / norm(codes)))]
     if patches > pixels:
