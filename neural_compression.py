@@ -152,7 +152,7 @@ def adam(vectors, gradient, mean, square, rate, share):
 def add_gradients(long, short, targets, long_gradient, short_gradient):
     """Add what up to four vectors of the shorter side give to the gradients of both. Returns the squared error.
 
-    long, short, targets           float32 (rows, size), (rows, 4), filled up with 0, (up to 4, size); rows is even
+    long, short, targets           float32 (rows, size), (rows, 4; filled up with 0), (up to 4, size); rows is even
     long_gradient, short_gradient  float32 (rows, size), to which their part is added, and (rows, 4), out
     """
     # Four at a time, and the logits from two rows at a time: then most numbers come from registers and the nearest
@@ -228,7 +228,7 @@ def tiled(array, multiple, size, fill):
 
 
 def start(targets, latent_dim, seed):
-    """Codes, (patches, latent_dim + 1), and decoder, (latent_dim + 1, pixels), to start from; a 1 is appended.
+    """Codes, (patches, latent_dim + 1), and decoder, (latent_dim + 1, pixels), to start from; each code ends in a 1.
 
     targets are (patches, pixels), from 0 to 1. latent_dim is lowered to the number of patches, or of pixels, if above.
     """
@@ -273,7 +273,7 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10):
         targets = targets.T
     (short, short_learned, short_rate), (long, long_learned, long_rate) = sides
 
-    # What is filled up has vectors of 0 and targets of 1/2: no error, so it never moves.
+    # What is filled up has vectors of 0, and targets of 1/2 or none: no error, so it never moves.
     tiles = tiled(long, 2, 512, 0)
     targets = tiled(targets, 1, 512, 0.5)
     moments = np.zeros_like(tiles[:, :long_learned]), np.zeros_like(tiles[:, 0])
@@ -334,12 +334,12 @@ def choose_numbers(numbers, other, logits, targets, costs, damping):
     numbers  float32 (rows, count): the vectors of this side
     other    float32 (rows, others): the vectors of the other side
     logits   float32 (count, others): numbers.T @ other, overwritten; targets have the same shape
-    costs    float32 (rows): the price of making a number larger by 1, in units of half the squared error
+    costs    float32 (rows): the price of a size larger by 1, in units of half the squared error
     """
-    # Each number in turn goes where squared error + cost is least. The squared error is taken for a parabola (Gauss and
-    # Newton); the cost draws its bottom nearer to 0, by `pull`. `damping` keeps numbers where the parabola is flat. At
-    # a black or white pixel the sigmoid is so flat that nothing seems to matter, and its logit would be moved to the
-    # other colour: so slopes are at least 0.005.
+    # Each number in turn goes where half the squared error + cost is least. The squared error is taken for a parabola
+    # (Gauss and Newton); the cost draws its bottom nearer to 0, by `pull`. Where it is flat, `damping` holds numbers.
+    # At a black or white pixel the sigmoid is so flat that nothing seems to matter, and its logit would be moved to
+    # the other colour: so slopes are at least 0.005.
     for i in prange(len(logits)):
         errors = logits[i]
         slopes = np.zeros_like(errors)
@@ -366,8 +366,9 @@ def choose_numbers(numbers, other, logits, targets, costs, damping):
 
 def choose(numbers, other, targets, price):
     """Choose whole numbers, float32 (rows, count), in place: see `choose_numbers`."""
-    # If the sizes of a row's numbers fall off geometrically from 0 on, with mean m, a size larger by 1 takes
-    # log2(1 + 1 / m) bits more. With less damping than 0.2 or more, files get larger (`tests/quality.py rounding`).
+    # If the sizes of a row's numbers have a geometric distribution, with mean m, a size larger by 1 takes
+    # log2(1 + 1 / m) bits more. A quarter of the damping, or four times as much, makes files larger
+    # (`tests/quality.py rounding`).
     costs = price * np.log2(1 + 1 / np.mean(abs(numbers) + 1e-9, axis=1))
     other = float32(other)
     announce(choose_numbers)
@@ -395,8 +396,9 @@ def row_lengths(numbers):
 
 def quantise(codes, weights, step, rounds, targets, turned, patch, shapes):
     """The record for the file: the nearest whole numbers; in all rounds but the first, chosen by what they cost."""
-    # One step suits all numbers: as the rows of the codes are brought to length 1, an error of one step in a weight
-    # adds as much squared error to the logits, over all patches, as one in a code adds over all pixels.
+    # One step suits all numbers: as the rows of the codes are brought to length 1, and those of principal components
+    # have it, an error of one step in a weight adds as much squared error to the logits, over all patches, as one in a
+    # code adds over all pixels.
     # `numbers` are the whole numbers of the codes, `whole` those of the weights, which are weights * scale rounded.
     # The logits are numbers.T @ weights; turned is targets.T.
     numbers = np.rint(float32(codes / step))
@@ -430,8 +432,8 @@ def compress(pictures, codes, decoder, width, height, target_psnr):
     """The file with the largest step found that decodes to pictures with target_psnr dB over all their pixels.
 
     pictures are uint8 (height, width) each; codes and decoder are what `train` returns for their patches.
-    Returns the bytes of compressed.npz, up to 0.05 dB below what training reached if that is less than target_psnr. An
-    exact picture stays so if target_psnr is 100 or out of reach. Raises ValueError if codes and pictures don't fit.
+    Returns the bytes of compressed.npz. If training missed target_psnr, up to 0.05 dB gets lost, and pictures that it
+    made exact stay so, as they do at 100. Raises ValueError if codes and pictures don't fit.
     """
     targets = cut(pictures, width, height)
     if len(codes) != len(targets):
@@ -643,7 +645,7 @@ def check(name, value, least, most):
 
 
 def check_constants():
-    """Refuse constants that can't be used, before anything else happens."""
+    """Refuse constants that can't be used; patterns check their own."""
     check("WIDTH", WIDTH, 1, 1_000_000)
     check("HEIGHT", HEIGHT, 1, 1_000_000)
     check("LATENT_DIM", LATENT_DIM, 1, 1_000_000)
