@@ -690,8 +690,7 @@ def main():
         status, words = 130, "interrupted before all results were saved"
     except (Refused, OSError, UnicodeError, MemoryError) as error:
         status, words = 2, str(error) or "not enough memory"
-    with suppress(OSError):
-        print("neural_compression.py:", words, file=sys.stderr)
+    print("neural_compression.py:", words, file=sys.stderr)
     return status
 
 
