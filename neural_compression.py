@@ -1,11 +1,12 @@
 """Image compression by latent-code optimisation.
 
-Pictures are cut into patches. Each patch gets a small vector of its own, its latent code. One decoder,
-shared by all patches, turns a code into the pixels of a patch: a linear map with a bias, then a sigmoid.
-Training moves the decoder and the codes by gradient descent on the mean squared error.
+Pictures are cut into patches. Each patch gets a small vector of its own, its latent code. One decoder, shared by all
+patches, turns a code into the samples of a patch: a linear map with a bias, then a sigmoid. Training moves the decoder
+and the codes by gradient descent on the mean squared error. Then both are rounded to whole numbers, chosen by what
+they cost, and written to a file by an entropy coder.
 
-Run this file, look at the pictures in OUTPUT_DIR, edit a constant, run it again. Ctrl-C ends training
-early and keeps what was learned. From a notebook, the same in five calls:
+Run this file, look at the pictures in OUTPUT_DIR, edit a constant, run it again. Ctrl-C ends training early and keeps
+what was learned; while the file is made, it ends the search. From a notebook, the same in five calls:
 
     targets = cut(pictures, width, height)
     codes, decoder = start(targets, latent_dim, seed)
@@ -13,101 +14,135 @@ early and keeps what was learned. From a notebook, the same in five calls:
     content = compress(pictures, codes, decoder, width, height, target_psnr)
     pictures = decompress(content)
 
-Codes and pixels are two sides of one product. A patch i has the vector (its code, 1), a pixel p of a
-patch the vector (its weights, its bias); k counts the numbers of a vector.
+Glossary, with the sizes of a grey photograph of 768 x 512 in patches of 8 x 8, and latent_dim 64:
 
-    logit      z[i, p] = sum over k of code[i, k] decoder[k, p]
+    pictures   list of uint8 (height, width), or (height, width, 3) in colour
+    samples    numbers in a patch: width * height * channels                               64
+    targets    the patches' samples, from 0 to 1         (patches, samples)                6144 x 64
+    codes      the latent codes, each followed by a 1    (patches, latent_dim + 1)         6144 x 65
+    decoder    weights, and the bias in the last row     (latent_dim + 1, samples)         65 x 64
+    logits     codes @ decoder                           (patches, samples)                6144 x 64
+    scores     the same logits told in components:       (components, patches)             64 x 6144
+    weights    logits = scores.T @ weights, no bias      (components, samples)             64 x 64
+    code_numbers, weight_numbers    whole numbers in the place of scores and weights
+
+The decoder, and what training minimises; i is a patch, p a sample, k a number of a code:
+
+    logit      z[i, p] = sum over k of codes[i, k] decoder[k, p]
     output     y[i, p] = sigmoid(z) = 1 / (1 + exp(-z))
     loss               = mean over i and p of (y - target)^2
     delta      d[i, p] = (y - target) y (1 - y), which is d loss / d z but for a constant factor
-    gradient of the vector of patch i:  sum over p of d[i, p] times the vector of pixel p
-    gradient of the vector of pixel p:  sum over i of d[i, p] times the vector of patch i
+    gradient of codes[i, k]:    sum over p of d[i, p] decoder[k, p]
+    gradient of decoder[k, p]:  sum over i of d[i, p] codes[i, k]
 
-The file on disk, compressed.npz, holds one record, `numbers`, with codes and decoder as whole numbers:
+Pictures are either whole, one patch each, or cut. Cut pictures have neighbours, so their file differs in two ways: the
+weights are told in cosines (see `cosines`), and the borders between patches are smoothed (see `smooth`).
 
-    codes, transposed, (components, patches), and weights, (components, pixels), in the smallest types
-    step, float64; patch, its width and height; shapes, height and width of each picture
+The file on disk, compressed.bin, is one sequence of whole numbers:
 
-Divide each row of the codes by its length, unless it is 0: then step * codes.T @ weights are the logits (see `decode`).
+    1                the version of this layout
+    channels, width, height         of a patch; channels are 1 for grey, 3 for colour
+    exponent         the rounding step is 2^(exponent / 64)
+    components, pictures            how many there are
+    shapes           the heights of all pictures, then their widths
+    correction       (reach, reach), in 1/64; reach is 4, or half of the shorter side of a patch if that is less
+    code numbers     picture by picture: (components, rows, columns of patches); whole pictures: (components, pictures, 1)
+    weight numbers   (channels, components, height, width), in cosines if the pictures are cut
+
+The first byte says how the sequence is written: 0, by the range coder below (`code_planes`); the first three lines with
+shapes and correction, the code numbers, and the weight numbers have chances of their own. 1, as differences from number
+to number, two bytes each, by LZMA. Zeros may follow: a file has at least a byte for every 256 samples behind the first
+million, so that a damaged file can't ask for much memory. To decode, divide each row of the code numbers by its length:
+
+    logits = (step * code_numbers / lengths).T @ weights
 """
 
-# Left out are colour (three pictures do), an entropy coder of our own (zip's LZMA does), prediction from
-# neighbouring patches, and deeper decoders.
+# Left out are deeper decoders, prediction of a patch from its neighbours, and transparency.
 
 import os
 import re
+import signal
 import sys
 import zlib
-from contextlib import suppress
+from contextlib import contextmanager, redirect_stdout, suppress
+from glob import glob
 from inspect import getsource
-from io import BytesIO
-from math import cos, hypot, log10, pi, sqrt
+from io import StringIO
+from math import ceil, cos, floor, hypot, inf, isfinite, log, log2, log10, pi, prod, sqrt
 from pathlib import Path
+from subprocess import DEVNULL, Popen
 from tempfile import TemporaryDirectory
+from threading import current_thread, main_thread
 from time import perf_counter
-from zipfile import ZIP_LZMA, ZipFile
+from typing import NamedTuple
 
 # Threads that wait for work soon sleep, so that two runs at once don't take each other's cores.
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 # The last digits of NumPy's matrix products depend on the number of threads, so they take one.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
-# At numba's level 3, what is compiled and what is read from the cache differ in the last digits.
-os.environ["NUMBA_OPT"] = "2"
 
 import numpy as np
-from numba import njit, prange
+from numba import config, njit, prange
+from numba.core.event import Listener, install_listener
 from numpy import float32
-from numpy.linalg import norm, qr, svd
+from numpy.linalg import lstsq, norm, qr, svd
+
+try:
+    import lzma
+except ImportError:  # Python can be built without it
+    lzma = None
 
 WIDTH = 256  # width of a patch in pixels
 HEIGHT = 256  # height of a patch in pixels
-IMAGES = ("radial", "sine", "checkerboard")  # names of patterns, or of PGM files beside this program
+IMAGES = ("radial", "sine", "checkerboard")  # names of patterns, or of PGM and PPM files beside this program
 SINE_FREQUENCY = 40  # periods of the sine pattern along each side
 CHECKER_SQUARES = 16  # squares of the checkerboard pattern along each side
-LATENT_DIM = 16  # numbers per code, but never more than there are patches, or pixels in one
-EPOCHS = 1000  # training steps, each over all pixels of all patches
+LATENT_DIM = 16  # numbers per code, but never more than there are patches, or samples in one
+EPOCHS = 1000  # training steps, each over all samples of all patches
 LEARNING_RATE = 1.0  # how far a step goes, at most 2; 1 suits every picture that was tried
-TARGET_PSNR = 100.0  # dB that the compressed file has to reach; 100 asks for all that was learned
+TARGET_PSNR = None  # dB that the compressed file has to reach; None asks for all that was learned
 LOG_EVERY = 10  # epochs per line of the log
 SEED = 0  # seed of the random numbers that training starts from
 OUTPUT_DIR = "outputs"  # folder for the results, beside this program
 
+HERE = Path(__file__).resolve().parent
 
-class Refused(Exception):
-    """A mistake that the user can correct, told in one line."""
+
+def run():
+    """Do what the constants say. Returns the exit status: 0, or 130 after Ctrl-C."""
+    check_constants()
+    folder = HERE / os.path.expanduser(OUTPUT_DIR)
+    names, pictures = load_pictures(IMAGES, WIDTH, HEIGHT, folder)
+    drawn = {f"generated_{name}.pgm": netpbm(picture) for name, picture in zip(names, pictures) if name in PATTERNS}
+    write_files(folder, drawn)
+    load_kernels()
+
+    # Patches are never larger than the largest picture.
+    width = min(WIDTH, max(picture.shape[1] for picture in pictures))
+    height = min(HEIGHT, max(picture.shape[0] for picture in pictures))
+    targets = cut(pictures, width, height)
+    codes, decoder = start(targets, LATENT_DIM, SEED)
+    say_sizes(targets, codes, LATENT_DIM)
+
+    with ctrl_c_noted() as interrupts:
+        codes, decoder, losses = train(targets, codes, decoder, EPOCHS, LEARNING_RATE, LOG_EVERY)
+        content = compress(pictures, codes, decoder, width, height, TARGET_PSNR)
+        decoded = decompress(content)
+        write_files(folder, results(pictures, decoded, content), "final_decoded_*.p?m")
+    report(names, pictures, decoded, content)
+    advise(losses[-1], TARGET_PSNR, targets, codes)
+    return 130 if interrupts else 0
 
 
 # ---------------------------------------------------------------------------------------------- learning
 
-SOURCES = []  # the text of each kernel
+CODE_RATE = 0.15  # how far a code moves per epoch, at first (this and the next four: `tests/quality.py choices`)
+SAMPLE_RATE = 1.0  # how far the logits of a sample move per epoch, at first, about
+CODE_LENGTH = 16  # of a code, if there are as many numbers per code as patches: it outweighs the 1 behind it
+BETAS = 0.8, 0.95  # of Adam's running means, in the first and in the last epoch
 
 
-def kernel(function):
-    """Compile a function at its first call, and keep the machine code in __pycache__."""
-    compiled = njit(function, fastmath=True, error_model="numpy", parallel="prange" in function.__code__.co_names)
-    # By itself numba compiles anew when anything in the file has changed, and here the constants change all
-    # the time. So the stamp of the machine code is the text of the kernels. Numba names its files by a function's name
-    # and line, so every kernel pretends to be in line 1; with the module's name behind its own, the program and a
-    # notebook don't overwrite each other's files. Where numba can't write, or keeps its files otherwise, each run
-    # compiles.
-    with suppress(Exception):
-        SOURCES.append(getsource(function))
-        function.__code__ = function.__code__.replace(co_firstlineno=1)
-        function.__qualname__ += __name__
-        compiled.enable_caching()
-        compiled._cache._cache_file._source_stamp = SOURCES
-    return compiled
-
-
-def announce(compiled):
-    """Tell the user if a kernel has to be compiled now, which takes some seconds."""
-    with suppress(AttributeError):
-        if compiled.signatures or compiled._cache._cache_file._load_index():
-            return
-    say("compiling ...")
-
-
-@kernel
+@njit(fastmath=True, error_model="numpy")
 def sigmoid(z):
     """1 / (1 + exp(-z)) of a float32, to 1e-6, in a form that the compiler vectorises."""
     # exp(-z) is exp(x)^64, where x is so small that three terms of the series do. It is squared six times, as 1 + e,
@@ -120,196 +155,212 @@ def sigmoid(z):
     return float32(0.5) - e / (float32(4) + e + e)
 
 
-@kernel
+@njit(fastmath=True, error_model="numpy")
 def adam(vectors, gradient, mean, square, rate, share):
     """Move vectors against their gradients, in place: Adam with one second moment per vector.
 
-    vectors, gradient  float32 (rows, count), a vector in each column
-    mean, square       float32 (learned rows, count) and (count): running means of gradients, squared lengths
+    vectors, gradient  float32 (rows, size), a vector in each column
+    mean               float32 (learned rows, size): running mean of the gradients; rows beyond don't move
+    square             float32 (size): running mean of the gradients' squared lengths
+    rate, share        how far a vector moves, about; the weight of this gradient in the running means
     """
-    # In the running means, this gradient has the weight `share`. Only the learned rows move; a vector as a whole
-    # moves by about `rate`. Adam is by Kingma and Ba (2015), and so is the 1e-8: where black and white leave next to
-    # no gradient, next to nothing moves. One second moment per vector takes less memory than one per number, and
-    # doesn't depend on the basis of the codes.
-    rows, count = mean.shape
-    scale = np.zeros(count, float32)
+    # Adam is by Kingma and Ba (2015), and so is the 1e-8: where black and white leave next to no gradient, next to
+    # nothing moves. One second moment per vector takes less memory than one per number, and doesn't depend on the
+    # basis of the codes.
+    rows, size = mean.shape
+    scale = np.zeros(size, float32)
     for k in range(rows):
-        for n in range(count):
+        for n in range(size):
             number = gradient[k, n]
             scale[n] += number * number
             mean[k, n] += float32(share) * (number - mean[k, n])
 
-    for n in range(count):
+    for n in range(size):
         square[n] += float32(share) * (scale[n] - square[n])
         scale[n] = float32(rate) / (sqrt(square[n]) + float32(1e-8))
 
     for k in range(rows):
-        for n in range(count):
+        for n in range(size):
             vectors[k, n] -= scale[n] * mean[k, n]
 
 
-@kernel
-def add_gradients(long, short, targets, long_gradient, short_gradient):
-    """Add what up to four vectors of the shorter side give to the gradients of both. Returns the squared error.
+@njit(fastmath=True, error_model="numpy")
+def aligned_zeros(rows, size):
+    """A float32 array (rows, size) of 0 whose address is a multiple of 64."""
+    # Processors with registers of 64 bytes then need one read for 16 numbers, not two. Without this, training takes 1.1
+    # to 1.4 times as long.
+    room = np.zeros(rows * size + 16, float32)
+    first = -room.ctypes.data % 64 // 4
+    return room[first : first + rows * size].reshape((rows, size))
 
-    long, short, targets           float32 (rows, size), (rows, 4; filled up with 0), (up to 4, size); rows is even
-    long_gradient, short_gradient  float32 (rows, size), to which their part is added, and (rows, 4), out
+
+@njit(fastmath=True, error_model="numpy")
+def add_gradients(long, short, targets, delta, long_gradient, short_gradient):
+    """Add what four vectors of the short side give to the long gradient, and set theirs. Returns the squared error.
+
+    long, long_gradient    float32 (rows, size)
+    short, short_gradient  float32 (rows, 4)
+    targets                float32 (up to 4, size)
+    delta                  float32 (4, size), overwritten
     """
-    # Four at a time, and the logits from two rows at a time: then most numbers come from registers and the nearest
-    # cache, and 6144 patches of 8 x 8 train in half the time. With 0 in the place of `rows % 2`, which is 0, they take
-    # 1.05 of the time: numba makes other code of it.
+    # Four at a time, so that each number of the long side is read once for four of the short side.
     rows, size = long.shape
-    total = float32(0)
-
-    # The logits come first; delta takes their place.
-    delta = np.zeros((4, size), float32)
-    for k in range(rows % 2, rows, 2):
-        first, second = short[k], short[k + 1]
+    delta[:] = 0  # the logits come first
+    for k in range(rows):
         for n in range(size):
-            one, two = long[k, n], long[k + 1, n]
             for i in range(4):
-                delta[i, n] += first[i] * one + second[i] * two
+                delta[i, n] += short[k, i] * long[k, n]
+
+    squared_error = float32(0)
     for i in range(len(targets)):
         for n in range(size):
             output = sigmoid(delta[i, n])
             error = output - targets[i, n]
             delta[i, n] = error * (output - output * output)
-            total += error * error
+            squared_error += error * error
 
     # On either side, the gradient is the sum of delta times the other side's vectors.
     for k in range(rows):
-        first = short[k]
         a = b = c = d = float32(0)
         for n in range(size):
-            number = long[k, n]
-            a += delta[0, n] * number
-            b += delta[1, n] * number
-            c += delta[2, n] * number
-            d += delta[3, n] * number
-            number = long_gradient[k, n]
+            a += delta[0, n] * long[k, n]
+            b += delta[1, n] * long[k, n]
+            c += delta[2, n] * long[k, n]
+            d += delta[3, n] * long[k, n]
+            gradient = long_gradient[k, n]
             for i in range(4):
-                number += delta[i, n] * first[i]
-            long_gradient[k, n] = number
-        for i, number in enumerate((a, b, c, d)):
-            short_gradient[k, i] = number
-    return total
+                gradient += delta[i, n] * short[k, i]
+            long_gradient[k, n] = gradient
+        for i, part in enumerate((a, b, c, d)):
+            short_gradient[k, i] = part
+    return squared_error
 
 
-@kernel
-def train_long_side(tiles, mean, square, short, targets, gradients, rate, share):
-    """One epoch for the side that has more vectors, in place. Returns the squared error. Threads share its tiles.
+@njit(parallel=True, fastmath=True, error_model="numpy")
+def train_epoch(long, long_mean, long_square, long_rate, short, short_mean, short_square, short_rate, targets, share):
+    """One epoch, in place: both sides move. Returns the squared error of each tile. Threads share out the tiles.
 
-    tiles         float32 (tiles, rows, size): the vectors of the longer side
-    mean, square  float32 (tiles, learned rows, size) and (tiles, size): as in `adam`
-    short         float32 (rows, count): the vectors of the shorter side, filled up to a multiple of four
-    targets       float32 (tiles, vectors of the shorter side, size)
-    gradients     float32 (tiles, rows, count), out: what each tile adds to the gradient of the shorter side
+    long, short   float32 (tiles, rows, size): the vectors of either side, as from `tiled`
+    mean, square  float32 (tiles, learned rows, size) and (tiles, size): the moments of either side, see `adam`
+    targets       float32 (tiles of the long side, vectors of the short side, size)
     """
-    # The tiles' parts are added in a fixed order, so that the result doesn't depend on the number of threads.
-    errors = np.empty(len(tiles), float32)
-    for tile in prange(len(tiles)):
-        vectors = tiles[tile]
-        gradient = np.zeros_like(vectors)
+    errors = np.empty(len(long), float32)
+    gradients = np.empty((len(long), *short.shape), float32)
+    for tile in prange(len(long)):
+        gradient = aligned_zeros(*long[tile].shape)
+        delta = aligned_zeros(4, long.shape[2])
         errors[tile] = 0
-        for j in range(0, short.shape[1], 4):
-            four = slice(j, j + 4)
-            errors[tile] += add_gradients(
-                vectors, short[:, four], targets[tile, four], gradient, gradients[tile, :, four])
-        adam(vectors, gradient, mean[tile], square[tile], rate, share)
-    return sum(errors)
+        for four in range(len(short)):
+            errors[tile] += add_gradients(long[tile], short[four], targets[tile, 4 * four : 4 * four + 4],
+                                          delta, gradient, gradients[tile, four])
+        adam(long[tile], gradient, long_mean[tile], long_square[tile], long_rate, share)
+
+    # The tiles' parts are added in a fixed order, so that the result doesn't depend on the number of threads.
+    gradient = gradients.sum(axis=0)
+    for four in range(len(short)):
+        adam(short[four], gradient[four], short_mean[four], short_square[four], short_rate, share)
+    return errors
 
 
-def tiled(array, multiple, size, fill):
-    """An array (rows, count) cut into tiles, float32 (tiles, rows, size); rows are filled up to a multiple."""
+def tiled(array, size, fill):
+    """An array (rows, count), filled up and cut into tiles, float32 (tiles, rows, size)."""
     rows, count = array.shape
-    padded = np.pad(float32(array), ((0, -rows % multiple), (0, -count % size)), constant_values=fill)
-    return np.array(np.hsplit(padded, padded.shape[1] // size))
+    padded = np.pad(float32(array), ((0, 0), (0, -count % size)), constant_values=fill)
+    tiles = aligned_zeros(padded.size // size, size).reshape(-1, rows, size)
+    tiles[:] = np.hsplit(padded, len(tiles))
+    return tiles
+
+
+def with_moments(vectors, learned, size):
+    """Vectors (rows, count) cut into tiles, and Adam's two moments of them; the rows from `learned` on stay."""
+    tiles = tiled(vectors, size, 0)
+    mean = aligned_zeros(len(tiles) * learned, size).reshape(-1, learned, size)
+    return tiles, mean, aligned_zeros(len(tiles), size)
 
 
 def start(targets, latent_dim, seed):
-    """Codes, (patches, latent_dim + 1), and decoder, (latent_dim + 1, pixels), to start from; each code ends in a 1.
+    """Codes, (patches, latent_dim + 1), and decoder, (latent_dim + 1, samples), to start from; each code ends in a 1.
 
-    targets are (patches, pixels), from 0 to 1. latent_dim is lowered to the number of patches, or of pixels, if above.
+    targets are (patches, samples), from 0 to 1. latent_dim is lowered to the number of patches, or of samples, if above:
+    a matrix of logits has no higher rank, so more numbers would be of no use.
     """
-    # More numbers would be of no use: a matrix of logits has no higher rank.
-    patches, pixels = targets.shape
-    latent_dim = min(latent_dim, patches, pixels)
+    patches, samples = targets.shape
+    latent_dim = min(latent_dim, patches, samples)
     clipped = np.clip(targets, 0.02, 0.98)
     logits = np.log(clipped / (1 - clipped))
     logits -= logits.mean(axis=0)
 
-    # The codes are the principal components of the targets' logits, by subspace iteration, scaled to
-    # equal length: training then needs a tenth of the epochs (`tests/quality.py start`).
-    codes = np.random.default_rng(seed).standard_normal((patches, latent_dim))
+    # The codes are the principal components of the targets' logits, by subspace iteration on the side with fewer
+    # vectors, scaled to equal length: training then needs a tenth of the epochs (`tests/quality.py start`).
+    wide = logits if patches <= samples else logits.T
+    basis = np.random.default_rng(seed).standard_normal((len(wide), latent_dim), float32)
     for _ in range(4):
-        codes = qr(logits @ (logits.T @ float32(codes)))[0]
-    # If latent_dim is the number of patches, a code has a length of 16, which outweighs its 1
-    # (`tests/quality.py choices`).
-    size = 16 if latent_dim == patches else sqrt(patches)
-    return np.insert(size * codes, latent_dim, 1, axis=1), np.zeros((latent_dim + 1, pixels))
+        basis = qr(wide @ (wide.T @ basis))[0]
+    codes = basis if patches <= samples else qr(logits @ basis)[0]
+
+    # With a number per patch, codes are unit vectors and can be of any length; otherwise their numbers have a mean square
+    # of 1, like the 1 behind them.
+    length = CODE_LENGTH if latent_dim == patches else sqrt(patches)
+    return np.insert(length * codes, latent_dim, 1, axis=1), np.zeros((latent_dim + 1, samples))
 
 
 def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10):
-    """Train codes and decoder, one step over all pixels per epoch; Ctrl-C ends it.
+    """Train codes and decoder, one step over all samples per epoch; Ctrl-C ends it after the current epoch.
 
-    targets  (patches, pixels), from 0 to 1
+    targets  (patches, samples), from 0 to 1
     codes    (patches, latent_dim + 1), the last number of each being 1, as from `start`
-    decoder  (latent_dim + 1, pixels), the bias in its last row
-    Returns both, float32, and the loss before each epoch. Raises ValueError if the shapes don't fit.
+    decoder  (latent_dim + 1, samples), the bias in its last row
+    Returns both, float32, and the loss before each epoch. Raises ValueError if an argument can't be used.
     """
-    patches, pixels = targets.shape
-    if codes.shape != (patches, len(decoder)) or decoder.shape[1] != pixels:
+    patches, samples = targets.shape
+    rows = len(decoder)
+    if codes.shape != (patches, rows) or decoder.shape[1] != samples:
         raise ValueError("targets, codes and decoder have to fit together")
+    if not 0 <= targets.min() <= targets.max() <= 1:
+        raise ValueError("targets have to lie between 0 and 1")
+    if epochs < 1 or log_every < 1:
+        raise ValueError("epochs and log_every have to be at least 1")
 
-    # A side is its vectors, how many of their numbers are learned (the 1 of a code stays), and its rate. At
-    # first a code moves by 0.15 per epoch, and the logits of a pixel by about 1 (`tests/quality.py choices`).
-    # With few patches, the codes are the short side; with more patches than pixels, the sides change places. Rates
-    # are plain floats: for NumPy's float32, numba would compile again.
-    sides = [(codes.T, len(decoder) - 1, 0.15 * learning_rate),
-             (decoder, len(decoder), float(learning_rate * sqrt(patches) / norm(codes)))]
-    if patches > pixels:
-        sides.reverse()
+    # The columns of the decoder are treated like codes: a vector for each sample. At first the logits of a sample move by
+    # about 1 per epoch. A code's last number, the 1, isn't learned.
+    code_rate = CODE_RATE * learning_rate
+    sample_rate = SAMPLE_RATE * learning_rate * sqrt(patches / np.sum(np.square(codes, dtype=float)))
+
+    # The side with more vectors is long; it is cut into tiles, which the threads share out. The other one is cut into
+    # fours. What is filled up has vectors of 0 and targets of 1/2: no error, so it never moves.
+    if patches > samples:
+        code_side = long = with_moments(codes.T, rows - 1, 512)
+        sample_side = short = with_moments(decoder, rows, 4)
+        long_rate, short_rate = code_rate, sample_rate
         targets = targets.T
-    (short, short_learned, short_rate), (long, long_learned, long_rate) = sides
-
-    # What is filled up has vectors of 0, and targets of 1/2 or none: no error, so it never moves.
-    tiles = tiled(long, 2, 512, 0)
-    targets = tiled(targets, 1, 512, 0.5)
-    moments = np.zeros_like(tiles[:, :long_learned]), np.zeros_like(tiles[:, 0])
-    short = np.concatenate(tiled(short, 2, 4, 0), axis=1)
-    short_moments = np.zeros_like(short[:short_learned]), np.zeros_like(short[0])
-    gradients = np.zeros((len(tiles), *short.shape), float32)
-
-    # What has to be compiled is compiled here, by a step on no tiles.
-    announce(train_long_side)
-    train_long_side(tiles[:0], *moments, short, targets, gradients, 0.0, 0.0)
+    else:
+        code_side = short = with_moments(codes.T, rows - 1, 4)
+        sample_side = long = with_moments(decoder, rows, 512)
+        long_rate, short_rate = sample_rate, code_rate
+    targets = tiled(targets, 512, 0.5)
 
     losses = []
-    weight = 0
+    total_weight = 0
     began = perf_counter()
-    # Ctrl-C ends the loop. Keep `if` out of it: in Python 3.13, a conditional jump back to its head isn't covered
-    # by `suppress`, so that Ctrl-C could get lost there.
-    with suppress(KeyboardInterrupt):
+    with ctrl_c_noted() as interrupts:
         for epoch in range(epochs):
-            # The rates fall to 0 along half a cosine (Loshchilov and Hutter 2017), while the running means grow
-            # longer, from 5 epochs to 20 (Smith and others 2018). `weight` is that of all gradients so far.
+            # The rates fall to 0 along half a cosine (Loshchilov and Hutter 2017), while the running means grow longer,
+            # from 5 epochs to 20 (Smith and others 2018). In a running mean, a gradient counts beta times as much with
+            # every epoch; divided by the total weight, it is a mean from the first epoch on (Adam's bias correction).
             falling = cos(pi / 2 * epoch / epochs) ** 2
-            weight = 1 + (0.95 - 0.15 * falling) * weight
-            share = 1 / weight
-            error = train_long_side(tiles, *moments, short, targets, gradients, falling * long_rate, share)
-            adam(short, gradients.sum(axis=0), *short_moments, falling * short_rate, share)
-            losses.append(error / (patches * pixels))
-            log(losses, epochs, log_every, perf_counter() - began)
-    # Before the end of the first epoch there is nothing to keep.
-    if not losses:
-        raise KeyboardInterrupt
-
-    long = np.concatenate(tiles, axis=1)
-    codes, vectors = (long, short) if patches > pixels else (short, long)
-    return codes[: len(decoder), :patches].T, vectors[: len(decoder), :pixels], losses
+            beta = falling * BETAS[0] + (1 - falling) * BETAS[1]
+            total_weight = 1 + beta * total_weight
+            errors = train_epoch(*long, falling * long_rate, *short, falling * short_rate, targets, 1 / total_weight)
+            losses.append(errors.sum(dtype=float) / (patches * samples))
+            log_epoch(losses, epochs, log_every, perf_counter() - began)
+            if interrupts:
+                say(f"Ctrl-C: training ends after epoch {epoch + 1}")
+                break
+    codes, decoder = (np.concatenate(side[0], axis=1) for side in (code_side, sample_side))
+    return codes[:, :patches].T, decoder[:, :samples], losses
 
 
-def log(losses, epochs, log_every, seconds):
+def log_epoch(losses, epochs, log_every, seconds):
     """Print a line every log_every epochs and at the last, with the time that is left."""
     epoch = len(losses)
     loss = losses[-1]
@@ -318,74 +369,210 @@ def log(losses, epochs, log_every, seconds):
         say(f"epoch {epoch:4}/{epochs}  loss {loss:.3e}  {quality(loss)}  {seconds:.2f} s, {left:.1f} s left")
 
 
-def quality(mean_square):
-    """PSNR in words, of a mean squared error of values from 0 to 1."""
-    return f"PSNR {-10 * log10(mean_square):.2f} dB" if mean_square else "exact"
-
-
 # --------------------------------------------------------------------------------------- compressed file
 
+VERSION = 1  # of the layout of the file
+STEPS = 64  # rounding steps per factor of two: a step is 2^(exponent / STEPS)
+PRICE = 0.12  # of a bit: squared error that it may cost, next to that of one step (`tests/quality.py rounding`)
+ROUNDS = 7, 20  # of choosing, for large and for small pictures
+ZERO_BELOW = 0.7  # weights in cosines below this share of a step become 0 (`tests/quality.py rounding`)
 
-@kernel
-def choose_numbers(numbers, other, logits, targets, costs, damping):
-    """Choose the whole numbers of one side by what they cost, in place. The threads share out its vectors.
 
-    numbers  float32 (rows, count): the vectors of this side
-    other    float32 (rows, others): the vectors of the other side
-    logits   float32 (count, others): numbers.T @ other, overwritten; targets have the same shape
-    costs    float32 (rows): the price of a size larger by 1, in units of half the squared error
+class Record(NamedTuple):
+    """All that the file holds, in whole numbers; the shapes stand in the layout of the file."""
+
+    channels: int
+    width: int
+    height: int
+    exponent: int
+    shapes: np.ndarray
+    correction: np.ndarray
+    code_numbers: np.ndarray
+    weight_numbers: np.ndarray
+
+
+def compress(pictures, codes, decoder, width, height, target_psnr=None):
+    """The smallest file found that decodes to pictures with target_psnr dB over all their samples, in bytes.
+
+    pictures are as in `cut`; codes and decoder are what `train` returns for their patches. Without a target, or if
+    training missed it, up to 0.05 dB gets lost, and pictures that training made exact stay so. Ctrl-C ends the search
+    as soon as a file will do. Raises ValueError if the arguments don't fit together.
     """
-    # Each number in turn goes where half the squared error + cost is least. The squared error is taken for a parabola
-    # (Gauss and Newton); the cost draws its bottom nearer to 0, by `pull`. Where it is flat, `damping` holds numbers.
-    # At a black or white pixel the sigmoid is so flat that nothing seems to matter, and its logit would be moved to
-    # the other colour: so slopes are at least 0.005.
-    for i in prange(len(logits)):
-        errors = logits[i]
-        slopes = np.zeros_like(errors)
-        for n in range(len(errors)):
-            output = sigmoid(errors[n])
-            errors[n] = output - targets[i, n]
-            slopes[n] = max(float32(0.005), output - output * output)
-        for k in range(len(numbers)):
-            first = float32(0)
-            second = damping
-            for n in range(len(errors)):
-                slope = slopes[n] * other[k, n]
-                first += errors[n] * slope
-                second += slope * slope
+    targets = cut(pictures, width, height)
+    if codes.shape != (len(targets), len(decoder)) or decoder.shape[1] != targets.shape[1]:
+        raise ValueError("pictures, codes and decoder have to fit together")
 
-            pull = costs[k] / second
-            bottom = numbers[k, i] - first / second
-            moved = np.rint(bottom - max(-pull, min(pull, bottom))) - numbers[k, i]
-            numbers[k, i] += moved
-            if moved:
-                for n in range(len(errors)):
-                    errors[n] += moved * slopes[n] * other[k, n]
+    # Pictures that training made exact stay exact, unless the target asks for less.
+    learned = join(sigmoids(codes @ decoder), [picture.shape for picture in pictures], width, height)
+    losses, loss = mean_squares(pictures, [to_levels(picture) for picture in learned])
+    asked = 0 if target_psnr is None else 10 ** (-target_psnr / 10)
+    allowed = asked if loss < asked else 1.01 * loss
+    exact = (losses == 0) & (loss >= asked)
+
+    # More rounds of choosing make smaller files; large pictures get fewer of them. Where all has to be exact, none helps.
+    rounds = 0 if exact.all() else int(np.clip(5e6 / targets.size, *ROUNDS))
+
+    # The coarsest step that will do is searched for. `fine` is the coarsest exponent that has passed, `coarse` the finest
+    # that has failed, and nothing between them has been tried. Steps finer than `finest` ask for more digits than float32 has.
+    scores, weights = components(codes, decoder)
+    finest = STEPS * log2(norm(scores, axis=1).max() / 2**22 + 1e-9)
+    fine, coarse, exponent = -inf, inf, 0
+    with ctrl_c_noted() as interrupts:
+        while coarse - fine > 1:
+            record = quantise(pictures, targets, scores, weights, exponent, rounds, width, height)
+            record, losses, loss = smoothed(record, pictures, exact)
+            say(f"rounding step {2 ** (exponent / STEPS):.4f}: {quality(loss)}")
+            if exponent <= finest or loss <= allowed and not losses[exact].any():
+                best, fine, fine_loss = record, exponent, loss
+                if interrupts or loss > 0.99 * allowed > 0 or not record.code_numbers.any():
+                    break
+            else:
+                coarse, coarse_loss = exponent, loss
+
+            # The first stride is guessed from the loss, which grows a little slower than the step; until one try has passed
+            # and one has failed, the others are factors of 4. Between these two, the logarithm of the loss is interpolated
+            # over the exponent; where that says nothing, the interval is halved.
+            stride = 2.0
+            if exponent == 0 and loss > 0 < allowed:
+                stride = min(max(1.3 * abs(log2(loss / allowed)), 0.25), 2.0)
+            if fine == -inf:
+                exponent = floor(coarse - STEPS * stride)
+            elif coarse == inf:
+                exponent = ceil(fine + STEPS * stride)
+            else:
+                share = 0.5
+                if fine_loss > 0 and coarse_loss > allowed:
+                    share = log(0.995 * allowed / fine_loss) / log(coarse_loss / fine_loss)
+                exponent = fine + ceil((coarse - fine - 1) * min(max(share, 0.1), 0.9))
+
+    say(f"rounding step {2 ** (best.exponent / STEPS):.4f} is taken")
+    return pack(best)
 
 
-def choose(numbers, other, targets, price):
-    """Choose whole numbers, float32 (rows, count), in place: see `choose_numbers`."""
-    # If the sizes of a row's numbers have a geometric distribution, with mean m, a size larger by 1 takes
-    # log2(1 + 1 / m) bits more. A quarter of the damping, or four times as much, makes files larger
-    # (`tests/quality.py rounding`).
-    costs = price * np.log2(1 + 1 / np.mean(abs(numbers) + 1e-9, axis=1))
-    other = float32(other)
-    announce(choose_numbers)
-    choose_numbers(numbers, other, numbers.T @ other, targets, float32(costs), float32(0.2 * price))
+def decompress(content):
+    """The pictures in the bytes of a file, as they went into `compress`. Raises ValueError if it is damaged."""
+    return decode(unpack(content))
 
 
-def change_basis(codes, decoder):
-    """Codes, transposed, and weights, (components, patches) and (components, pixels): same logits, no bias."""
-    # If there are as many numbers per code as patches, the best basis to round is the patches' own: in each
-    # code one number isn't 0, and a row of weights is the logits of one patch, over 16: so what repeats in a picture
-    # repeats in the file. Beyond -8 and 8 a logit is black or white in 8 bits.
+def components(codes, decoder):
+    """Scores, (components, patches), and weights, (components, samples): scores.T @ weights are the logits."""
+    # If each patch can have a component of its own, a row of weights is the logits of one patch, over 16: then what
+    # repeats in a picture repeats in the file (7,000 bytes for the three patterns; principal components 60,000). Beyond
+    # -8 and 8 a logit is black or white in 8 bits.
     if codes.shape[1] > len(codes):
         return 16 * np.eye(len(codes)), np.clip(codes @ decoder, -8, 8) / 16
 
-    # Otherwise it is that of the principal components of the logits: most of the bits are in few rows.
+    # Otherwise components are the principal components of the logits: then most of the bits are in few of them.
     basis, triangle = qr(np.float64(codes))
     turn, lengths, weights = svd(triangle @ decoder, full_matrices=False)
     return (turn * lengths).T @ basis.T, weights
+
+
+def quantise(pictures, targets, scores, weights, exponent, rounds, width, height):
+    """The record for a rounding step of 2^(exponent / STEPS), without smoothing; numbers are chosen in so many rounds."""
+    channels = targets.shape[1] // (width * height)
+    shapes = np.array([picture.shape[:2] for picture in pictures])
+    reach = min(4, width // 2, height // 2)
+    bases = patch_bases(width, height, channels, len(targets) == len(pictures))
+    numbers = choose(scores, weights, 2 ** (exponent / STEPS), rounds, targets, bases)
+    return Record(channels, width, height, exponent, shapes, np.zeros((reach, reach), int), *numbers)
+
+
+def choose(scores, weights, step, rounds, targets, bases):
+    """Whole numbers of scores and weights, (components, patches) and (components, samples), by what they cost."""
+    # One step suits all numbers. Rows of scores are brought to length 1 in the file, and rows of weights have it, so an
+    # error of one step in a weight adds as much squared error to the logits, over all patches, as one in a score adds
+    # over all samples. At first the numbers are the nearest.
+    code_numbers = np.rint(float32(scores / step))
+    weight_numbers = to_whole(weights * row_lengths(code_numbers), bases)
+
+    # A bit may cost this much squared error, next to that of one step (`tests/quality.py rounding`); the 1e-4 is for
+    # pictures in black and white.
+    price = PRICE * step**2 * np.mean((targets - targets**2) ** 2 + 1e-4)
+    turned = np.ascontiguousarray(targets.T)
+    for _ in range(rounds):
+        units = float32(step / row_lengths(code_numbers) * turn_back(weight_numbers, bases))
+        move(code_numbers, units, code_numbers.T @ units, targets, costs(code_numbers, price))
+
+        # The weights are fitted to these numbers on a grid eight times finer, at no cost, and then rounded.
+        lengths = row_lengths(code_numbers)
+        eighths = np.rint(float32(8 / step * units * lengths))
+        units = float32(step / 8 * code_numbers / lengths)
+        move(eighths, units, eighths.T @ units, turned, np.zeros(len(units), float32))
+        weight_numbers = to_whole(eighths / 8, bases)
+
+    used = code_numbers.any(axis=1) & weight_numbers.any(axis=1)
+    return np.int64(code_numbers[used]), np.int64(weight_numbers[used])
+
+
+def to_whole(weights, bases):
+    """Weights, (components, samples), told in bases, as whole numbers."""
+    # In cosines most are small. What is below 0.7 becomes 0: that adds little error, and zeros take few bits.
+    weights = turn(weights, bases)
+    numbers = np.rint(weights)
+    if bases is not None:
+        numbers[abs(weights) < ZERO_BELOW] = 0
+    return numbers
+
+
+def costs(numbers, price):
+    """What a size larger by 1 costs in each row of whole numbers, float32 (rows)."""
+    # If the sizes in a row have a geometric distribution with mean m, a size larger by 1 takes log2(1 + 1 / m) bits more.
+    return float32(price * np.log2(1 + 1 / np.mean(abs(numbers) + 1e-9, axis=1)))
+
+
+@njit(parallel=True, fastmath=True, error_model="numpy")
+def move(numbers, units, logits, targets, costs):
+    """Move whole numbers where squared error and cost are least, in place. Threads share the vectors.
+
+    numbers  float32 (rows, count): a vector in each column
+    units    float32 (rows, others): what logits get if a number grows by 1
+    logits   float32 (count, others): numbers.T @ units, overwritten; targets have the same shape
+    costs    float32 (rows): see `costs`
+    """
+    for i in prange(len(logits)):
+        errors, slopes, moved_errors = np.zeros_like(logits[i]), np.zeros_like(logits[i]), np.zeros_like(logits[i])
+        square = float32(0)
+        for n in range(len(errors)):
+            output = sigmoid(logits[i, n])
+            errors[n] = output - targets[i, n]
+            slopes[n] = output - output * output
+            square += errors[n] * errors[n]
+
+        for k in range(len(numbers)):
+            # Half the squared error is taken for a parabola (Gauss and Newton), and its bottom is drawn nearer to 0 by
+            # the cost (soft thresholding). The 1e-9 is for pictures in black and white, where all may be flat.
+            gradient = float32(0)
+            curvature = float32(1e-9)
+            for n in range(len(errors)):
+                slope = slopes[n] * units[k, n]
+                gradient += errors[n] * slope
+                curvature += slope * slope
+            bottom = numbers[k, i] - gradient / curvature
+            size = max(abs(bottom) - costs[k] / curvature, float32(0))
+            proposed = np.rint(np.copysign(size, bottom))
+            change = proposed - numbers[k, i]
+            if change == 0:
+                continue
+
+            # The parabola only proposes. The number moves if the true squared error plus cost falls.
+            moved_square = float32(0)
+            for n in range(len(errors)):
+                moved_errors[n] = sigmoid(logits[i, n] + change * units[k, n]) - targets[i, n]
+                moved_square += moved_errors[n] * moved_errors[n]
+            if moved_square + 2 * costs[k] * (abs(proposed) - abs(numbers[k, i])) < square:
+                numbers[k, i] = proposed
+                square = moved_square
+                for n in range(len(errors)):
+                    logits[i, n] += change * units[k, n]
+                    errors[n] = moved_errors[n]
+                    output = errors[n] + targets[i, n]
+                    slopes[n] = output - output * output
+
+
+def sigmoids(logits):
+    """The sigmoid of logits, by NumPy."""
+    return 0.5 + np.tanh(logits / 2) / 2
 
 
 def row_lengths(numbers):
@@ -393,89 +580,344 @@ def row_lengths(numbers):
     return np.maximum(norm(numbers, axis=1, keepdims=True), 1)
 
 
-def quantise(codes, weights, step, rounds, targets, turned, patch, shapes):
-    """The record for the file: the nearest whole numbers; in all rounds but the first, chosen by what they cost."""
-    # One step suits all numbers: as the rows of the codes are brought to length 1, and those of principal components
-    # have it, an error of one step in a weight adds as much squared error to the logits, over all patches, as one in a
-    # code adds over all pixels.
-    # `numbers` are the whole numbers of the codes, `whole` those of the weights, which are weights * scale rounded.
-    # The logits are numbers.T @ weights; turned is targets.T.
-    numbers = np.rint(float32(codes / step))
-    weights = weights * step
-    # How much squared error is accepted to save a bit, next to that of one step (`tests/quality.py rounding`). The 1e-4
-    # is for pictures in black and white.
-    price = 0.12 * step**2 * np.mean((targets - targets**2) ** 2 + 1e-4)
-    for chosen in range(rounds):
-        if chosen:
-            choose(numbers, weights, targets, price)
-        scale = row_lengths(numbers) / step
-        whole = np.rint(float32(weights * scale))
-        if chosen:
-            choose(whole, numbers / scale, turned, price)
-        weights = whole / scale
+def cosines(size):
+    """Cosines of rising frequency, orthonormal (size, size): the discrete cosine transform, type 2."""
+    rows = np.cos(pi * np.arange(size)[:, None] * (np.arange(size) + 0.5) / size)
+    return rows / norm(rows, axis=1, keepdims=True)
 
-    codes, weights = (array.astype(np.min_scalar_type(~int(abs(array).max()))) for array in (numbers, whole))
-    fields = [("codes", codes.dtype, codes.shape), ("weights", weights.dtype, weights.shape), ("step", "f8"),
-              ("patch", "u4", 2), ("shapes", "u4", (len(shapes), 2))]
-    return np.array((codes, weights, step, patch, shapes), fields)
+
+def patch_bases(width, height, channels, whole):
+    """Orthonormal bases for the rows, columns and channels of a patch; None for whole pictures, which keep their pixels."""
+    # The weights of cut pictures are smooth, so in cosines and opponent colours most of them are 0. As the bases are
+    # orthonormal, an error of one step costs the same as in pixels.
+    if whole:
+        return None
+    opponents = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]])
+    colours = opponents / norm(opponents, axis=1, keepdims=True) if channels == 3 else np.eye(channels)
+    return cosines(height), cosines(width), colours
+
+
+def turn(weights, bases):
+    """Weights (components, samples) told in bases."""
+    if bases is None:
+        return weights
+    grid = weights.reshape(len(weights), *map(len, bases))
+    return np.einsum("khwc,ih,jw,lc->kijl", grid, *bases, optimize=True).reshape(weights.shape)
+
+
+def turn_back(weights, bases):
+    """Weights again, of what `turn` returns: the inverse of an orthonormal basis is its transpose."""
+    return turn(weights, bases and [basis.T for basis in bases])
+
+
+def reconstruct(record):
+    """Pictures as the decoder makes them, float64 from 0 to 1, before smoothing."""
+    whole = record.code_numbers.shape[1] == len(record.shapes)
+    bases = patch_bases(record.width, record.height, record.channels, whole)
+    scores = 2 ** (record.exponent / STEPS) * record.code_numbers / row_lengths(record.code_numbers)
+    shapes = [(*shape, record.channels) for shape in record.shapes.tolist()]
+    return join(sigmoids(scores.T @ turn_back(record.weight_numbers, bases)), shapes, record.width, record.height)
 
 
 def decode(record):
-    """The pictures in a record of the file, uint8 (height, width) each."""
-    codes = record["codes"]
-    logits = (codes / row_lengths(codes) * record["step"]).T @ record["weights"]
-    return join(to_grey(0.5 + np.tanh(logits / 2) / 2), record["shapes"].tolist(), *record["patch"].tolist())
+    """The pictures that a record holds, uint8 (height, width), or (height, width, 3) in colour."""
+    return finish(reconstruct(record), record)
 
 
-def compress(pictures, codes, decoder, width, height, target_psnr):
-    """The file with the largest step found that decodes to pictures with target_psnr dB over all their pixels.
+def finish(outputs, record):
+    """Pictures, uint8, of what `reconstruct` returns: smoothed, and rounded to levels."""
+    if record.correction.any():
+        outputs = [smooth(output.copy(), record) for output in outputs]
+    return [to_levels(output if record.channels == 3 else output[..., 0]) for output in outputs]
 
-    pictures are uint8 (height, width) each; codes and decoder are what `train` returns for their patches.
-    Returns the bytes of compressed.npz. If training missed target_psnr, up to 0.05 dB gets lost, and pictures that it
-    made exact stay so, as they do at 100. Raises ValueError if codes and pictures don't fit.
+
+def borders(picture, record):
+    """For either axis: a view whose first axis crosses the borders between patches, their places, and the differences there.
+
+    The differences are mirrored: right minus left, from the border outwards, (reach, borders, ...).
     """
-    targets = cut(pictures, width, height)
-    if len(codes) != len(targets):
-        raise ValueError("codes and pictures have to fit together")
-    shared = targets, targets.T.copy(), (width, height), [picture.shape for picture in pictures]
-    codes, weights = change_basis(codes, decoder)
-
-    # A step of 1e-6 is as good as none: it tells what training reached, and which pictures are exact.
-    losses, loss = mean_squares(pictures, decode(quantise(codes, weights, 1e-6, 1, *shared)))
-    asked = 10 ** (-target_psnr / 10) if target_psnr < 100 else 0
-    allowed = asked if loss < asked else 1.01 * loss
-    exact = (losses == 0) & (loss >= asked)
-    if 0 < asked < loss:
-        say("TARGET_PSNR is out of reach: try a larger LATENT_DIM, or more EPOCHS")
-
-    # The largest step that will do is looked for from the coarse side, since the error doesn't always grow with
-    # the step. The step is halved until one will do, then the exponent is bisected: 2**exponent is the finest step
-    # that is too large, for which 16 is taken unseen. Choosing numbers by cost could spoil exact pictures, so then
-    # they are only rounded, and also at steps below 0.01, where choosing hasn't worked. Below 1e-6 any result is taken,
-    # so that the search ends.
-    exponent, stride, shrink = 4, 1, 1
-    while stride > 1 / 80:
-        step = 2 ** (exponent - stride)
-        rounds = 1 if exact.any() or step < 0.01 else 7
-        record = quantise(codes, weights, step, rounds, *shared)
-        losses, loss = mean_squares(pictures, decode(record))
-        say(f"rounding step {step:.4f}: {quality(loss)}")
-        if step < 1e-6 or loss <= allowed and not losses[exact].any():
-            best = record
-            shrink = 2
-        else:
-            exponent -= stride
-        stride /= shrink
-
-    file = BytesIO()
-    with ZipFile(file, "w", ZIP_LZMA) as archive, archive.open("numbers.npy", "w") as member:
-        np.save(member, best)
-    return file.getvalue()
+    reach = len(record.correction)
+    for view, size in ((picture.swapaxes(0, 1), record.width), (picture, record.height)):
+        places = np.arange(size, len(view) - reach + 1, size)
+        outwards = np.arange(reach)[:, None]
+        yield view, places, view[places + outwards] - view[places - 1 - outwards]
 
 
-def decompress(content):
-    """The pictures in the bytes of compressed.npz, uint8 (height, width) each."""
-    return decode(np.load(BytesIO(content))["numbers"])
+def smooth(picture, record):
+    """Move both sides of each border towards each other, in place: columns first, then rows. Returns the picture.
+
+    left[i] += sum over j of c[i, j] d[j], and right[i] -= the same: c is the correction, d are the differences.
+    """
+    for view, places, differences in borders(picture, record):
+        moves = np.tensordot(record.correction / 64, differences, 1)
+        for i in range(len(moves)):
+            view[places - 1 - i] += moves[i]
+            view[places + i] -= moves[i]
+    return picture
+
+
+def smoothed(record, pictures, exact):
+    """The record with the smoothing that suits it, and the mean squared errors: of each picture, and of all samples."""
+    # By least squares, the correction brings the differences at borders nearest to those of the pictures. As both sides
+    # move, a difference changes by twice the correction, and half of what its square loses is lost in squared error.
+    reach = len(record.correction)
+    gram, moment = np.zeros((2, reach, reach))
+    square = 0
+    outputs = reconstruct(record)
+    for output, picture in zip(outputs, pictures):
+        original = picture.reshape(output.shape) / 255
+        square += np.sum((output - original) ** 2)
+        for (*_, have), (*_, want) in zip(borders(output, record), borders(original, record)):
+            rest = 2 * [range(1, have.ndim)]
+            gram += np.tensordot(have, have, rest)
+            moment += np.tensordot(have, have - want, rest)
+    twice = lstsq(gram, moment, rcond=None)[0]
+
+    # Where patches don't go on next door, smoothing gains little: then the file does without. Exact pictures stay exact.
+    if np.sum(twice * moment) / 2 > 0.01 * square:
+        smoother = record._replace(correction=np.int64(np.rint(64 * twice.T / 2)))
+        losses, loss = mean_squares(pictures, finish(outputs, smoother))
+        if not losses[exact].any():
+            return smoother, losses, loss
+    return record, *mean_squares(pictures, finish(outputs, record))
+
+
+# The coder of the whole numbers is a binary range coder with adaptive chances (Martin 1979; Mahoney's lpaq), in integers only,
+# so that it decodes alike on every machine. One function serves both directions: the decoder knows the same as the encoder
+# when a bit comes, so both learn the same chances.
+
+LOW, HIGH, VALUE, PLACE, DECODING = range(5)  # places in the state of the coder
+KINDS = 9  # kinds of planes: the first eight have chances of their own, all others share some
+SURROUNDINGS = 9  # classes of the sizes around a number
+LENGTHS = 32  # lengths of numbers in bits
+
+
+@njit
+def code_bit(coder, stream, chances, context, bit):
+    """Write a bit to the stream, or read one, and learn from it. Returns the bit.
+
+    coder    int64 (5): the state
+    stream   uint8: the bytes of the file; behind them, nothing is written and zeros are read
+    chances  int64 (contexts, 2): the chance of a 1, of 65536, and how often it was used
+    """
+    # Read as a number, every file that begins like this one lies between low and high: low <= value <= high. A 1 takes the
+    # lower part of the interval, as large as its chance; low < high, so neither part is empty.
+    chance = chances[context, 0]
+    used = chances[context, 1]
+    low = coder[LOW]
+    high = coder[HIGH]
+    middle = low + ((high - low) * chance >> 16)
+    if coder[DECODING]:
+        bit = int(coder[VALUE] <= middle)
+    if bit:
+        high = middle
+        chance += 2 * (65536 - chance) // (2 * used + 3)
+    else:
+        low = middle + 1
+        chance -= 2 * chance // (2 * used + 3)
+    chances[context, 0] = min(max(chance, 64), 65536 - 64)
+    chances[context, 1] = min(used + 1, 127)
+
+    # Bytes that low and high share are certain.
+    while low >> 24 == high >> 24:
+        place = coder[PLACE]
+        inside = place < len(stream)
+        if coder[DECODING]:
+            coder[VALUE] = (coder[VALUE] << 8 & 0xFFFFFFFF) + (stream[place] if inside else 0)
+        elif inside:
+            stream[place] = low >> 24
+        coder[PLACE] += 1
+        low = low << 8 & 0xFFFFFFFF
+        high = (high << 8 & 0xFFFFFFFF) + 255
+    coder[LOW] = low
+    coder[HIGH] = high
+    return bit
+
+
+@njit
+def bit_length(number):
+    """Length in bits of a whole number, at least 0."""
+    length = 0
+    while number >> length:
+        length += 1
+    return length
+
+
+@njit
+def expected(plane, row, column):
+    """What the neighbours of a number let expect: the median of left, above, and left + above - corner."""
+    left = plane[row, column - 1] if column else 0
+    above = plane[row - 1, column] if row else 0
+    if row == 0 or column == 0:
+        return left + above
+    return max(min(left, above), min(max(left, above), left + above - plane[row - 1, column - 1]))
+
+
+@njit
+def varies_little(plane):
+    """1 if the differences from what is expected are smaller than the numbers, otherwise 0."""
+    gain = 0
+    for row in range(plane.shape[0]):
+        for column in range(plane.shape[1]):
+            number = plane[row, column]
+            gain += abs(number) - abs(number - expected(plane, row, column))
+    return int(gain > 0)
+
+
+@njit
+def code_planes(coder, stream, planes, size_chances, digit_chances):
+    """Write planes of whole numbers, int64 (planes, rows, columns), or read them in place."""
+    # A plane that varies little is told by differences from what is expected. A number is told by its length in bits, in
+    # unary; then its digits below the first; then its sign. How likely a length is depends on the plane, on the sizes of
+    # the neighbours that are known, and on the numbers of the planes before, at the same place.
+    count, rows, columns = planes.shape
+    by_difference = np.zeros(count, np.int64)
+    for k in range(count):
+        by_difference[k] = code_bit(coder, stream, digit_chances, 1, varies_little(planes[k]))
+    for row in range(rows):
+        for column in range(columns):
+            before = 0
+            for k in range(count):
+                if coder[PLACE] > len(stream) + 4:
+                    return
+                plane = planes[k]
+                base = expected(plane, row, column) if by_difference[k] else 0
+                near = 2 * before
+                if column:
+                    near += 2 * abs(plane[row, column - 1] - base)
+                if row:
+                    near += 2 * abs(plane[row - 1, column] - base)
+                if row and column:
+                    near += abs(plane[row - 1, column - 1] - base)
+                if row and column + 1 < columns:
+                    near += abs(plane[row - 1, column + 1] - base)
+
+                kind = min(k, KINDS - 1)
+                context = (kind * SURROUNDINGS + min(bit_length(near // 4), SURROUNDINGS - 1)) * LENGTHS
+                size = abs(plane[row, column] - base)
+                length = 0
+                while length < LENGTHS - 1 and code_bit(coder, stream, size_chances, context + length, int(length < bit_length(size))):
+                    length += 1
+                number = min(length, 1)
+                for digit in range(length - 2, -1, -1):
+                    context = length * LENGTHS + digit
+                    number = 2 * number + code_bit(coder, stream, digit_chances, context, size >> digit & 1)
+                before = (before + 2 * number + 1) // 2
+                if number and code_bit(coder, stream, digit_chances, 0, int(plane[row, column] < base)):
+                    number = -number
+                plane[row, column] = base + number
+
+
+def fresh_chances():
+    """Chances of lengths and of digits that know nothing yet, int64 (contexts, 2)."""
+    return [np.tile([32768, 0], (contexts, 1)) for contexts in (KINDS * SURROUNDINGS * LENGTHS, LENGTHS * LENGTHS)]
+
+
+def grids(shapes, width, height):
+    """How the patches lie: rows and columns of each picture; whole pictures are one column."""
+    sizes = [(-(-tall // height), -(-wide // width)) for tall, wide in shapes.tolist()]
+    whole = all(size == (1, 1) for size in sizes)
+    return [(len(sizes), 1)] if whole else sizes
+
+
+LZMA_FILTERS = [{"id": 0x4000000000000001, "preset": 6}]  # lzma.FILTER_LZMA1
+
+
+def pack(record):
+    """The bytes of a file: see its layout at the top."""
+    count, patches = record.code_numbers.shape
+    sizes = grids(record.shapes, record.width, record.height)
+    ends = np.cumsum([rows * columns for rows, columns in sizes])
+    head = VERSION, record.channels, record.width, record.height, record.exponent, count, len(record.shapes)
+    codes = [part.reshape(count, *size) for part, size in zip(np.split(record.code_numbers, ends, axis=1), sizes)]
+    weights = record.weight_numbers.reshape(count, record.height, record.width, record.channels).transpose(3, 0, 1, 2)
+    weights = weights.reshape(-1, record.height, record.width)
+    groups = [
+        [np.array([[head]]), record.shapes.T[:, :, None], record.correction[None]],
+        codes,
+        np.split(weights, 1 if count < patches else count),
+    ]
+
+    # By the coder: eight bytes per number are always enough.
+    numbers = np.concatenate([np.ravel(array) for arrays in groups for array in arrays])
+    stream = np.zeros(8 * numbers.size + 64, np.uint8)
+    coder = np.array([0, 0xFFFFFFFF, 0, 0, 0])
+    for arrays in groups:
+        chances = fresh_chances()
+        for array in arrays:
+            code_planes(coder, stream, np.ascontiguousarray(array, np.int64), *chances)
+    stream[coder[PLACE]] = (coder[LOW] >> 24) + 1  # a number between low and high, with zeros behind
+    content = b"\0" + stream[: coder[PLACE] + 1].tobytes()
+
+    # By LZMA, if the numbers fit into two bytes; it is better where a picture repeats itself.
+    if np.array_equal(numbers, np.int16(numbers)):
+        differences = np.diff(np.int16(numbers), prepend=np.int16(0))
+        repeated = b"\1" + lzma.compress(differences.astype("<i2").tobytes(), lzma.FORMAT_RAW, filters=LZMA_FILTERS)
+        content = min(content, repeated, key=len)
+    samples = patches * record.weight_numbers.shape[1]
+    return content.ljust((samples - 2**20) // 256, b"\0")
+
+
+def unpack(content):
+    """The record in the bytes of a file. Raises ValueError if they are damaged, or of another program."""
+    # A file of this length can't hold more samples: see `pack`.
+    most = 256 * len(content) + 2**20
+    read = read_by_coder(content[1:]) if content[:1] == b"\0" else read_by_lzma(content[1:], 4 * most)
+    version, channels, width, height, exponent, count, pictures = read(0, 1, 1, 7).ravel().tolist()
+    if version != VERSION or channels not in (1, 3) or abs(exponent) > 64 * STEPS:
+        raise ValueError("not a file of this version of the program")
+    if min(width, height, pictures) < 1 or pictures * width * height * channels > most:
+        raise ValueError("the file announces more than it can hold")
+    shapes = read(0, 2, pictures, 1)[..., 0].T
+    if shapes.min() < 1 or shapes.max() > most:
+        raise ValueError("the file announces more than it can hold")
+    sizes = grids(shapes, width, height)
+    patches = sum(rows * columns for rows, columns in sizes)
+    samples = width * height * channels
+    if patches * samples > most or not 0 <= count <= min(patches, samples):
+        raise ValueError("the file announces more than it can hold")
+
+    reach = min(4, width // 2, height // 2)
+    correction = read(0, 1, reach, reach)[0]
+    code_numbers = np.concatenate([read(1, count, *size).reshape(count, prod(size)) for size in sizes], axis=1)
+    parts = 1 if count < patches else count
+    weights = [read(2, channels * count // parts, height, width) for _ in range(parts)]
+    weights = np.concatenate(weights).reshape(channels, count, height, width).transpose(1, 2, 3, 0)
+    return Record(channels, width, height, exponent, shapes, correction, code_numbers, weights.reshape(count, samples))
+
+
+def read_by_coder(content):
+    """Function that reads the next array of whole numbers, of a group and a shape."""
+    stream = np.frombuffer(bytearray(content), np.uint8)
+    coder = np.array([0, 0xFFFFFFFF, int.from_bytes(content[:4].ljust(4, b"\0"), "big"), 4, 1])
+    chances = [fresh_chances() for _ in range(3)]
+
+    def read(group, *shape):
+        array = np.zeros(shape, np.int64)
+        code_planes(coder, stream, array, *chances[group])
+        if coder[PLACE] > len(content) + 4:
+            raise ValueError("the file is cut off")
+        return array
+
+    return read
+
+
+def read_by_lzma(content, most):
+    """The same for a sequence that LZMA holds, of at most so many bytes."""
+    try:
+        differences = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=LZMA_FILTERS).decompress(content, most)
+    except lzma.LZMAError as error:
+        raise ValueError(f"the file is damaged: {error}") from None
+    numbers = np.cumsum(np.frombuffer(differences[: len(differences) // 2 * 2], "<i2"), dtype=np.int16).astype(np.int64)
+
+    def read(group, *shape):
+        nonlocal numbers
+        array, numbers = np.split(numbers, [prod(shape)])
+        if len(array) < prod(shape):
+            raise ValueError("the file is cut off")
+        return array.reshape(shape)
+
+    return read
 
 
 # ---------------------------------------------------------------------------------------------- pictures
@@ -488,14 +930,14 @@ def radial(x, y, width, height):
 
 def sine(x, y, width, height):
     """Product of two sine waves, SINE_FREQUENCY periods along each side."""
-    check("SINE_FREQUENCY, for this WIDTH and HEIGHT", SINE_FREQUENCY, 0.0, (min(width, height) - 1) / 2)
+    check("SINE_FREQUENCY", SINE_FREQUENCY, (int, float), -1e9, 1e9)
     across, down = np.sin(2 * pi * SINE_FREQUENCY * np.array([x / width, y / height]))
     return (1 + across * down) / 2
 
 
 def checkerboard(x, y, width, height):
     """CHECKER_SQUARES along each side, white at the top left."""
-    check("CHECKER_SQUARES, for this WIDTH and HEIGHT", CHECKER_SQUARES, 1, min(width, height))
+    check("CHECKER_SQUARES", CHECKER_SQUARES, (int, float), -1e9, 1e9)
     return (x * CHECKER_SQUARES // width + y * CHECKER_SQUARES // height) % 2 == 0
 
 
@@ -503,99 +945,191 @@ PATTERNS = {"radial": radial, "sine": sine, "checkerboard": checkerboard}
 
 
 def draw(name, width, height):
-    """Picture of the pattern PATTERNS[name], uint8 (height, width)."""
+    """Picture of the pattern PATTERNS[name], uint8 (height, width), or (height, width, 3) if it returns three channels."""
     y, x = np.indices((height, width))
-    with suppress(TypeError, ValueError):
-        values = np.broadcast_to(PATTERNS[name](x, y, width, height), x.shape)
-        if np.all(abs(values - 0.5) <= 0.500000001):
-            return to_grey(values)
+    values = np.asarray(PATTERNS[name](x, y, width, height))
+    shape = (height, width, 3) if values.ndim == 3 else (height, width)
+    try:
+        values = np.broadcast_to(values, shape)
+        if np.allclose(values, np.clip(values, 0, 1), rtol=0):
+            return to_levels(values)
+    except (TypeError, ValueError):
+        pass
     raise Refused(f"pattern {name}: has to return {height} x {width} numbers from 0 to 1")
 
 
-def to_grey(values):
-    """Values from 0 to 1 as the nearest grey levels, uint8; halves go up."""
-    return np.uint8(values * 255.0 + 0.500000001)
+def to_levels(values):
+    """Values from 0 to 1 as the nearest of 256 levels, uint8; halves go up, even if they came out a hair below."""
+    return np.uint8(np.clip(values * 255.0 + 0.500000001, 0, 255))
 
 
-def read_pgm(path):
-    """Picture of a PGM file, P5 or P2 with up to 16 bits, uint8 (height, width)."""
-    if not path.is_file():
-        raise Refused(f"IMAGES: {path} is neither a file nor one of the patterns {', '.join(PATTERNS)}")
+def read_picture(path):
+    """Picture of a PGM or PPM file, with up to 16 bits, uint8 (height, width), or (height, width, 3)."""
+    # As Netpbm specifies it: a magic number, width, height and maxval, with white space or comments between them; a
+    # single white space; and the raster, in P2 and P3 as decimal numbers. What lies behind the raster isn't read.
+    refusal = Refused(f"{path}: isn't a whole PGM or PPM file (P2, P3, P5, P6); the README shows how to convert a picture")
     content = path.read_bytes()
     space = rb"(?:\s|#[^\r\n]*[\r\n])"
-    header = re.match(rb"P([25])" + 3 * (space + rb"+0*([1-9]\d{0,8})") + rb"(?:\r\n|%b)" % space, content[:4096])
-    try:
-        kind, width, height, maxval = map(int, header.groups())
-        raster = content[header.end() :]
-        if kind == 5:
-            samples = np.frombuffer(raster, "u1" if maxval < 256 else ">u2")
-        else:
-            samples = np.fromiter(map(int, re.sub(rb"#[^\r\n]*", b" ", raster).split()), "i8").view("u8")
-        if not samples.max() <= maxval <= 65535:
-            raise ValueError
-        return to_grey(samples.reshape(height, width) / maxval)
-    except (AttributeError, ValueError, OverflowError):
-        raise Refused(f"{path}: isn't a whole PGM file, P5 or P2; the README shows how to convert a picture") from None
+    header = re.match(rb"P([2356])" + 3 * (space + rb"+(\d{1,9})") + space, content)
+    if header is None:
+        raise refusal
+    kind, width, height, maxval = map(int, header.groups())
+    channels = 3 if kind in (3, 6) else 1
+    count = width * height * channels
+    raster = content[header.end() :]
+    if kind in (2, 3):
+        words = re.sub(rb"#[^\r\n]*", b" ", raster).split()[:count]
+        if not all(word.isdigit() and len(word) < 10 for word in words):
+            raise refusal
+        samples = np.array(words, int)
+    else:
+        depth = 1 if maxval < 256 else 2
+        samples = np.frombuffer(raster, f">u{depth}", min(count, len(raster) // depth))
+    if not 0 < len(samples) == count or not max(1, samples.max()) <= maxval < 65536:
+        raise refusal
+    return to_levels(samples.reshape((height, width, 3) if channels == 3 else (height, width)) / maxval)
 
 
-def pgm(picture):
-    """Bytes of a binary PGM file of a uint8 picture."""
-    return b"P5\n%d %d\n255\n" % picture.shape[::-1] + picture.tobytes()
+def netpbm(picture):
+    """Bytes of a binary PGM or PPM file of a uint8 picture."""
+    height, width = picture.shape[:2]
+    return b"P%d\n%d %d\n255\n" % (6 if picture.ndim == 3 else 5, width, height) + picture.tobytes()
 
 
 def png(picture):
-    """Bytes of a grey PNG file of a uint8 picture."""
-    size = np.array(picture.shape[::-1], ">u4").tobytes()
+    """Bytes of a PNG file of a uint8 picture, grey or in colour."""
+    height, width = picture.shape[:2]
+    size = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    colour_type = b"\2" if picture.ndim == 3 else b"\0"
+    lines = np.insert(picture.reshape(height, -1), 0, 0, axis=1)  # each begins with a 0: no filter
     file = b"\x89PNG\r\n\x1a\n"
-    for chunk in (b"IHDR" + size + b"\x08\0\0\0\0", b"IDAT" + zlib.compress(np.insert(picture, 0, 0, axis=1)), b"IEND"):
+    for chunk in (b"IHDR" + size + b"\x08" + colour_type + b"\0\0\0", b"IDAT" + zlib.compress(lines), b"IEND"):
         file += (len(chunk) - 4).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
     return file
 
 
 def cut(pictures, width, height):
-    """Targets: the patches of pictures, filled up with their edges, float32 (patches, width * height), 0 to 1."""
+    """Targets: the patches of pictures, filled up with their edges, float32 (patches, samples), from 0 to 1.
+
+    pictures are a list of uint8 arrays, (height, width) or all (height, width, 3). The samples of a patch lie row by row,
+    and the channels of a pixel next to each other. Raises ValueError if it is given something else.
+    """
+    if not isinstance(pictures, (list, tuple)) or not all(
+            isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.size for picture in pictures):
+        raise ValueError("pictures have to be a list of uint8 arrays")
+    if {picture.shape[2:] for picture in pictures} not in ({()}, {(3,)}):
+        raise ValueError("pictures have to be all (height, width), or all (height, width, 3)")
+
     patches = []
     for picture in pictures:
-        tall, wide = picture.shape
-        padded = np.pad(picture, ((0, -tall % height), (0, -wide % width)), "edge")
-        grid = padded.reshape(-1, height, padded.shape[1] // width, width)
-        patches.append(grid.swapaxes(1, 2).reshape(-1, height * width))
+        tall, wide = picture.shape[:2]
+        picture = picture.reshape(tall, wide, -1)
+        padded = np.pad(picture, ((0, -tall % height), (0, -wide % width), (0, 0)), "edge")
+        grid = padded.reshape(len(padded) // height, height, -1, width * padded.shape[2])
+        patches.append(grid.swapaxes(1, 2).reshape(-1, height * width * padded.shape[2]))
     return np.concatenate(patches) / float32(255)
 
 
 def join(patches, shapes, width, height):
-    """A list of pictures of these shapes, put together from the patches that `cut` makes of them."""
+    """A list of pictures, of these shapes, put together from the patches that `cut` makes of them."""
     pictures = []
-    for tall, wide in shapes:
+    for shape in shapes:
+        tall, wide = shape[:2]
         rows = -(-tall // height)
         columns = -(-wide // width)
         grid, patches = np.split(patches, [rows * columns])
-        picture = grid.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, -1)
-        pictures.append(picture[:tall, :wide])
+        grid = grid.reshape(rows, columns, height, -1).swapaxes(1, 2)
+        pictures.append(grid.reshape(rows * height, columns * width, *shape[2:])[:tall, :wide])
     return pictures
 
 
 def mean_squares(pictures, decoded):
-    """Mean squared error of each picture, and of all pixels together, black and white being 1 apart."""
+    """Mean squared error of each picture, and of all samples together, black and white being 1 apart."""
     losses = [np.mean(((a - float32(b)) / 255) ** 2, dtype=float) for a, b in zip(pictures, decoded)]
     return np.array(losses), np.average(losses, weights=[picture.size for picture in pictures])
 
 
-def contact_sheet(pictures, decoded):
-    """Columns of original, decoded and 8 times the difference, scaled down to some 2048 pixels a side."""
+def comparison(pictures, decoded):
+    """A column per picture: original, decoded, and 8 times the difference; scaled down to some 2048 pixels a side."""
     tallest = max(map(len, pictures))
     total = sum(picture.shape[1] for picture in pictures)
     every = max(3 * tallest, total) // 2048 + 1
     columns = []
     for original, output in zip(pictures, decoded):
-        difference = np.minimum(8 * abs(np.int64(original) - output), 255)
-        column = np.vstack([original, output, difference])[::every, ::every]
-        columns.append(np.pad(column, ((0, 3 * tallest // every + 1 - len(column)), (0, 2)), constant_values=128))
-    return np.uint8(np.hstack(columns))
+        difference = np.uint8(np.minimum(8 * abs(np.int64(original) - output), 255))
+        cells = [picture[::every, ::every] for picture in (original, output, difference)]
+        below = tallest // every + 2
+        margins = [(0, below - len(cells[0])), (0, 2)] + [(0, 0)] * (original.ndim - 2)  # grey lines between the cells
+        columns.append(np.vstack([np.pad(cell, margins, constant_values=128) for cell in cells]))
+    return np.hstack(columns)
 
 
-def write_files(folder, files):
-    """Write files, {name: bytes}, to a folder beside their places, then move all there."""
+# ---------------------------------------------------------------------------------------------- plumbing
+#
+# Nothing here is about pictures or learning: mistakes, files, printing, Ctrl-C, machine code.
+
+
+
+class Refused(Exception):
+    """A mistake that the user can correct, told in one line."""
+
+
+def check(name, value, kinds, least, most):
+    """Refuse a constant that is of none of these types, or out of range."""
+    if type(value) not in kinds or not least <= value <= most:
+        words = " or ".join(kind.__name__ for kind in kinds)
+        raise Refused(f"{name}: has to be of type {words}, from {least} to {most}")
+
+
+def check_constants():
+    """Refuse constants that can't be used; patterns check their own."""
+    check("WIDTH", WIDTH, (int,), 1, 1_000_000)
+    check("HEIGHT", HEIGHT, (int,), 1, 1_000_000)
+    check("LATENT_DIM", LATENT_DIM, (int,), 1, 1_000_000)
+    check("EPOCHS", EPOCHS, (int,), 1, 1_000_000_000)
+    check("LEARNING_RATE", LEARNING_RATE, (int, float), 0.001, 2)
+    if TARGET_PSNR is not None:
+        check("TARGET_PSNR, unless it is None,", TARGET_PSNR, (int, float), 1, 100)
+    check("LOG_EVERY", LOG_EVERY, (int,), 1, 1_000_000_000)
+    check("SEED", SEED, (int,), 0, 1_000_000_000)
+    if not isinstance(IMAGES, (tuple, list)) or not IMAGES or not all(
+            isinstance(name, str) for name in (OUTPUT_DIR, *IMAGES)):
+        raise Refused('IMAGES and OUTPUT_DIR: have to be like ("cat.pgm",), with a comma, and "outputs"')
+
+
+def load_pictures(images, width, height, folder):
+    """Names and pictures of what IMAGES holds; patterns are width x height, and folder is for the results."""
+    names = []
+    for name in images:
+        found = [name] if name in PATTERNS or (HERE / name).is_file() else sorted(glob(name, root_dir=HERE))
+        if not found:
+            raise Refused(f"IMAGES: {HERE / name} is no file, and {name} none of the patterns {', '.join(PATTERNS)}")
+        names += found
+
+    # A run replaces its results, so they can't be its input.
+    for name in names:
+        path = HERE / name
+        if path.name.startswith(("final_decoded_", "generated_")) and path.parent.resolve() == folder.resolve():
+            raise Refused(f"IMAGES: {path} would be replaced by this run: copy it out of OUTPUT_DIR")
+
+    pictures = [draw(name, width, height) if name in PATTERNS else read_picture(HERE / name) for name in names]
+    for name, picture in zip(names, pictures):
+        if picture.ndim != pictures[0].ndim:
+            raise Refused(f"IMAGES: {names[0]} and {name}: grey and colour can't be mixed")
+    return names, pictures
+
+
+def results(pictures, decoded, content):
+    """The files that a run leaves, {name: bytes}."""
+    ending = "ppm" if pictures[0].ndim == 3 else "pgm"
+    files = {f"final_decoded_{n}.{ending}": netpbm(picture) for n, picture in enumerate(decoded)}
+    files["compressed.bin"] = content
+    files["comparison.png"] = png(comparison(pictures[:8], decoded[:8]))
+    return files
+
+
+def write_files(folder, files, replaced="no file"):
+    """Write files, {name: bytes}, to a folder beside their places, then move all there; older ones of a form are deleted."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".", dir=folder) as beside:
@@ -603,96 +1137,214 @@ def write_files(folder, files):
                 Path(beside, name).write_bytes(content)
             for name in files:
                 Path(beside, name).replace(folder / name)
+        for path in folder.glob(replaced):
+            if path.name not in files:
+                path.unlink()
     except (OSError, ValueError) as error:
         raise Refused(f"OUTPUT_DIR: can't write: {error}") from None
 
 
-# ------------------------------------------------------------------------------------------------ report
+def printable(text):
+    """A text in one line, with a ? in the place of what the terminal can't print."""
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    text = "".join(character if character.isprintable() else "?" for character in text)
+    return text.encode(encoding, "replace").decode(encoding)
 
 
 def say(line):
     """Print a line; if its reader has gone away, the work goes on without."""
     try:
-        print(line, flush=True)
+        print(printable(line), flush=True)
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
             raise
 
 
+def say_sizes(targets, codes, asked):
+    """Print how many codes there are, how long they are, and why they are shorter than asked for."""
+    patches, samples = targets.shape
+    used = codes.shape[1] - 1
+    line = f"codes to train: {patches}, numbers per code: {used}"
+    if used < asked:
+        need = f"{patches} patches need" if used == patches else f"patches of {samples} samples need"
+        line += f" ({asked} asked; {need} no more)"
+    say(line)
+
+
+def quality(mean_square):
+    """PSNR in words, of a mean squared error of values from 0 to 1."""
+    return f"PSNR {-10 * log10(mean_square):.2f} dB" if mean_square else "exact"
+
+
 def report(names, pictures, decoded, content):
-    """Print what came back: the bytes, and up to 13 pictures, spread evenly from the worst to the best."""
+    """Print what came back of each picture, and the bytes."""
     losses, loss = mean_squares(pictures, decoded)
-    for n in np.argsort(-losses)[np.unique(np.linspace(0, len(losses) - 1, 13, dtype=int))]:
-        say(f"{names[n]}: {quality(losses[n])}")
-    size = len(content)
-    pixels = sum(picture.size for picture in pictures)
+    for name, each in zip(names, losses):
+        say(f"{name}: {quality(each)}")
     say(f"all pictures: {quality(loss)}")
-    say(f"compressed.npz: {size} bytes, {8 * size / pixels:.3f} bits per pixel, {size / pixels:.3f} of raw")
-    if size > pixels:
-        say("larger than the pixels: try WIDTH = HEIGHT = 8 and LATENT_DIM = 32, or a lower TARGET_PSNR")
+    raw = sum(picture.size for picture in pictures)
+    bits = 8 * len(content) / sum(picture.shape[0] * picture.shape[1] for picture in pictures)
+    say(f"compressed.bin: {len(content)} bytes, {bits:.3f} bits per pixel, {len(content) / raw:.3f} of raw")
 
 
-# -------------------------------------------------------------------------------------------------- main
+def advise(loss, target_psnr, targets, codes):
+    """Print what to change if training hardly reached the target."""
+    reached = -10 * log10(loss)
+    more = min(*targets.shape, 2 * (codes.shape[1] - 1))
+    if target_psnr is not None and reached < target_psnr + 1:
+        words = f"LATENT_DIM = {more} allows more" if more >= codes.shape[1] else "more EPOCHS or smaller patches allow more"
+        say(f"TARGET_PSNR {target_psnr}: training reached {reached:.1f} dB; {words}")
 
 
-def check(name, value, least, most):
-    """Refuse a constant out of range, or one that isn't of the type of `least` or int."""
-    kind = type(least)
-    if type(value) not in (int, kind) or not least <= value <= most:
-        raise Refused(f"{name}: has to be of type {kind.__name__}, from {least} to {most}")
+@contextmanager
+def ctrl_c_noted():
+    """Within this block, Ctrl-C raises nothing: it makes the list longer that the block gets."""
+    presses = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number, frame):
+        presses.append(number)
+        if callable(before) and before is not signal.default_int_handler:
+            before(number, frame)  # of a block around this one
+
+    heard = before is not signal.SIG_IGN and current_thread() is main_thread()
+    if heard:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield presses
+    finally:
+        if heard:
+            signal.signal(signal.SIGINT, before)
 
 
-def check_constants():
-    """Refuse constants that can't be used; patterns check their own."""
-    check("WIDTH", WIDTH, 1, 1_000_000)
-    check("HEIGHT", HEIGHT, 1, 1_000_000)
-    check("LATENT_DIM", LATENT_DIM, 1, 1_000_000)
-    check("EPOCHS", EPOCHS, 1, 1_000_000_000)
-    check("LEARNING_RATE", LEARNING_RATE, 0.001, 2)
-    check("TARGET_PSNR", TARGET_PSNR, 1.0, 100)
-    check("LOG_EVERY", LOG_EVERY, 1, 1_000_000_000)
-    check("SEED", SEED, 0, 1_000_000_000)
-    if not isinstance(IMAGES, (tuple, list)) or not IMAGES or not all(
-            isinstance(name, str) for name in (OUTPUT_DIR, *IMAGES)):
-        raise Refused('IMAGES and OUTPUT_DIR: have to be like ("cat.pgm",), with a comma, and "outputs"')
+KERNELS = sigmoid, adam, aligned_zeros, add_gradients, train_epoch, move, code_bit, bit_length, expected, varies_little, code_planes
+MACHINE_CODE = HERE / "__pycache__"  # folder where numba keeps what it compiled
 
 
-def run():
-    """Do what the constants say. Returns the exit status."""
-    check_constants()
-    here = Path(__file__).resolve().parent
-    folder = here / os.path.expanduser(OUTPUT_DIR)
-    pictures = [draw(name, WIDTH, HEIGHT) if name in PATTERNS else read_pgm(here / name) for name in IMAGES]
-    named = zip(IMAGES, pictures)
-    write_files(folder, {f"generated_{name}.pgm": pgm(picture) for name, picture in named if name in PATTERNS})
+class Locator:
+    """Tells numba where machine code is kept, and how it knows that it is up to date."""
 
-    targets = cut(pictures, WIDTH, HEIGHT)
-    codes, decoder = start(targets, LATENT_DIM, SEED)
-    say(f"codes to train: {len(codes)}, numbers per code: {len(decoder) - 1}")
-    codes, decoder, losses = train(targets, codes, decoder, EPOCHS, LEARNING_RATE, LOG_EVERY)
+    # By itself numba compiles anew if anything in the file has changed, and here constants change all the time. Kernels call
+    # each other, so the machine code of each is up to date as long as the text of all is.
+    def __init__(self, function):
+        self.function = function
 
-    content = compress(pictures, codes, decoder, WIDTH, HEIGHT, TARGET_PSNR)
-    decoded = decompress(content)
-    files = {f"final_decoded_{n}.pgm": pgm(picture) for n, picture in enumerate(decoded)}
-    files["compressed.npz"] = content
-    files["comparison.png"] = png(contact_sheet(pictures[:8], decoded[:8]))
-    write_files(folder, files)
-    report(IMAGES, pictures, decoded, content)
-    return 0 if len(losses) == EPOCHS else 130
+    @classmethod
+    def from_function(cls, function, path):
+        return cls(function)
+
+    def get_cache_path(self):
+        return str(MACHINE_CODE)
+
+    def ensure_cache_path(self):
+        MACHINE_CODE.mkdir(exist_ok=True)
+
+    def get_source_stamp(self):
+        return "".join(getsource(kernel.py_func) for kernel in KERNELS)
+
+    def get_disambiguator(self):
+        return self.function.__module__
+
+
+# The setting is the whole process's, so it is put back.
+locators, config.CACHE_LOCATOR_CLASSES = config.CACHE_LOCATOR_CLASSES, f"{__name__}.Locator"
+for kernel in KERNELS:
+    kernel.enable_caching()
+config.CACHE_LOCATOR_CLASSES = locators
+
+
+class Missing(Listener, Exception):
+    """Raised as soon as numba begins to compile."""
+
+    def on_start(self, event):
+        raise self
+
+    def on_end(self, event):
+        pass
+
+
+PARTS = "train", "choose", "code"  # of the work; kernels of different parts don't call each other
+
+
+def rehearse(part):
+    """Do a part of the work for a picture of one pixel, in silence: then its kernels are compiled, or loaded."""
+    pictures = [np.zeros((1, 1), np.uint8)]
+    targets = cut(pictures, 1, 1)
+    one = np.ones((1, 1))
+    with ctrl_c_noted() as interrupts, redirect_stdout(StringIO()):
+        try:
+            if part == "train":
+                train(targets, *start(targets, 1, 0), 1)
+            elif part == "choose":
+                quantise(pictures, targets, one, one, 0, 1, 1, 1)
+            else:
+                pack(quantise(pictures, targets, one, one, 0, 0, 1, 1))
+        finally:
+            if interrupts:
+                raise KeyboardInterrupt
+
+
+def load_kernels():
+    """Load the machine code of all kernels; what is missing is compiled first, which takes some seconds."""
+    try:
+        with install_listener("numba:compile", Missing()):
+            for part in PARTS:
+                rehearse(part)
+            return
+    except Missing:
+        pass
+    except Exception:
+        # The files are damaged.
+        try:
+            for path in MACHINE_CODE.glob("neural_compression.*.nb[ci]"):
+                path.unlink()
+        except OSError:
+            raise Refused(f"the machine code in {MACHINE_CODE} is damaged: delete that folder") from None
+
+    # Others compile what works with floats, and this process loads it: numba optimises what it loads once more than what it
+    # has just compiled, so the last digits could differ. Only whole numbers are the same either way.
+    say("compiling ...")
+    children = []
+    try:
+        if __name__ == "__main__":
+            for part in PARTS[:2]:
+                command = [sys.executable, __file__, "compile", part]
+                children.append(Popen(command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL))
+        compile_part("code")
+        for child in children:
+            child.wait()
+        compile_part("train")
+        compile_part("choose")
+    finally:
+        for child in children:
+            child.kill()
+
+
+def compile_part(part):
+    """Compile a part's kernels, or load them."""
+    # If numba can't save the machine code, it raises an OSError for each kernel, but has it.
+    for _ in KERNELS:
+        with suppress(OSError):
+            return rehearse(part)
+    rehearse(part)
 
 
 def main():
     """Run the program. Returns the exit status: 0, 2 after a mistake, 130 after Ctrl-C."""
     try:
+        if sys.argv[1:]:
+            raise Refused("takes no arguments: edit the constants at the top of the file, and run it again")
+        if lzma is None:
+            raise Refused("this Python was built without lzma, which the program needs")
         return run()
     except KeyboardInterrupt:
-        status, words = 130, "interrupted before all results were saved"
+        status, words = 130, "interrupted before there were results to save"
     except (Refused, OSError, UnicodeError, MemoryError) as error:
         status, words = 2, str(error) or "not enough memory"
-    print("neural_compression.py:", words, file=sys.stderr)
+    print("neural_compression.py:", printable(words), file=sys.stderr)
     return status
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(rehearse(sys.argv[2]) if sys.argv[1:2] == ["compile"] and len(sys.argv) == 3 else main())

@@ -58,8 +58,7 @@ def this_program(targets, latent_dim, path=SCRIPT):
     """By its log: without the first tenth of the epochs."""
     version, seen = module(path), []
     version.say = lambda line: seen.append(time.perf_counter())
-    old = hasattr(version, "start_codes")
-    start = (version.start_codes(len(targets), latent_dim, 0),) if old else version.start(targets, latent_dim, 0)
+    start = version.start(targets, latent_dim, 0)
 
     def run(epochs):
         seen.clear()

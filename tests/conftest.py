@@ -17,7 +17,7 @@ import pytest
 SCRIPT = Path(__file__).resolve().parent.parent / "neural_compression.py"
 DEFAULTS = dict(
     WIDTH=256, HEIGHT=256, IMAGES=("radial", "sine", "checkerboard"), SINE_FREQUENCY=40, CHECKER_SQUARES=16,
-    LATENT_DIM=16, EPOCHS=1000, LEARNING_RATE=1.0, TARGET_PSNR=100.0, LOG_EVERY=10, SEED=0, OUTPUT_DIR="outputs",
+    LATENT_DIM=16, EPOCHS=1000, LEARNING_RATE=1.0, TARGET_PSNR=None, LOG_EVERY=10, SEED=0, OUTPUT_DIR="outputs",
 )  # fmt: skip
 SMALL = {"WIDTH": 32, "HEIGHT": 24, "EPOCHS": 60, "SINE_FREQUENCY": 5}
 NOT_INHERITED = ("PYTHONUNBUFFERED", "PYTHONIOENCODING", "NUMBA_CACHE_DIR", "GOMP_SPINCOUNT")
@@ -37,7 +37,7 @@ def program():
 @pytest.fixture
 def run_imported(program, monkeypatch, tmp_path, capsys):
     """Function that runs main() with some constants replaced: (status, stdout, stderr). The script's folder is the test's."""
-    monkeypatch.setattr(program, "__file__", str(tmp_path / "neural_compression.py"))
+    monkeypatch.setattr(program, "HERE", tmp_path)
     monkeypatch.setattr(sys, "argv", ["neural_compression.py"])
 
     def run(**constants):
@@ -65,38 +65,29 @@ def edit(folder, **constants):
 
 @pytest.fixture(scope="session")
 def default_run(tmp_path_factory):
-    """Folder and output of one run with DEFAULTS, which compiles the kernels of training."""
+    """Folder and output of one run with DEFAULTS, which compiles all kernels."""
     folder = tmp_path_factory.mktemp("default")
     status, output, errors = run_process(edit(folder), NUMBA_NUM_THREADS="2")
     assert (status, errors) == (0, "")
     return folder, output
 
 
-@pytest.fixture(scope="session")
-def machine_code(default_run, tmp_path_factory):
-    """A __pycache__ with all kernels: pictures that aren't exact need one more than the default run."""
-    folder = tmp_path_factory.mktemp("machine_code")
-    shutil.copytree(default_run[0] / "__pycache__", folder / "__pycache__")
-    status, output, _ = run_process(edit(folder, **SMALL, LATENT_DIM=1))
-    assert status == 0 and output.count("compiling") == 1
-    return folder / "__pycache__"
-
-
 @pytest.fixture
-def copy(machine_code, tmp_path):
-    """Function that makes an edited copy of the script in the test's folder, with the machine code of earlier runs."""
+def copy(default_run, tmp_path):
+    """Function that makes an edited copy of the script in the test's folder, with the machine code of the default run."""
 
     def make(**constants):
-        shutil.copytree(machine_code, tmp_path / "__pycache__", dirs_exist_ok=True)
+        shutil.copytree(default_run[0] / "__pycache__", tmp_path / "__pycache__", dirs_exist_ok=True)
         return edit(tmp_path, **constants)
 
     return make
 
 
-def photograph(height, width):
-    """Something smooth with edges and some noise, uint8."""
-    y, x = np.mgrid[0:height, 0:width]
+def photograph(*shape):
+    """Something smooth with edges and some noise, uint8 (height, width) or (height, width, 3)."""
+    y, x = np.mgrid[: shape[0], : shape[1]]
     values = 120 + 60 * np.sin(x / 9 + y / 23) + 50 * (np.hypot(x - 30, y - 40) < 17) - 40 * (x > y + 20)
+    values = np.stack([values, 0.8 * values + 20, 200 - 0.5 * values], axis=-1) if shape[2:] else values
     return np.uint8(np.clip(values + np.random.default_rng(1).normal(0, 4, values.shape), 0, 255))
 
 

@@ -1,6 +1,6 @@
 """Pictures that the tests, quality.py and benchmark.py share, and how they are measured.
 
-Pictures are uint8 (height, width), sets of them uint8 (pictures, height, width). All of them
+Pictures are uint8 (height, width), or (height, width, 3) in colour; sets of them are lists. All of them
 come with scikit-learn and scikit-image, or are drawn here.
 """
 
@@ -28,18 +28,18 @@ def patterns(width=256, height=256):
     """The three patterns of the default run, whatever the constants are at the moment."""
     with mock.patch.multiple(nc, SINE_FREQUENCY=min(40, width // 3, height // 3), CHECKER_SQUARES=16):
         drawn = [nc.draw(name, width, height) for name in ("radial", "sine", "checkerboard")]
-    return np.stack(drawn)
+    return drawn
 
 
-def photograph(name):
-    """One of the photographs of scikit-image or scikit-learn in grey, like "chelsea.png"."""
+def photograph(name, mode="L"):
+    """One of the photographs of scikit-image or scikit-learn, like "chelsea.png": grey, or in colour with mode "RGB"."""
     import skimage
     import sklearn
 
     packages = Path(skimage.__file__).parent, Path(sklearn.__file__).parent
     paths = packages[0] / "data" / name, packages[1] / "datasets" / "images" / name
     path = next(path for path in paths if path.exists())
-    return np.asarray(Image.open(path).convert("L"))
+    return np.asarray(Image.open(path).convert(mode))
 
 
 def photographs():
@@ -57,7 +57,7 @@ def photographs():
         crops.append(picture[top:top + 256, left:left + 256])
         if name in largest.split():
             crops.append(picture[:256, :256])
-    return np.stack(crops)
+    return crops
 
 
 def large_photographs():
@@ -70,12 +70,13 @@ def digits():
     """1797 handwritten digits of 8 x 8."""
     from sklearn.datasets import load_digits
 
-    return np.rint(load_digits().images * 255 / 16).astype(np.uint8)
+    return list(np.rint(load_digits().images * 255 / 16).astype(np.uint8))
 
 
 def sheet(cells, columns):
     """One picture with these cells side by side, row by row; the last row filled up with black."""
-    count, height, width = cells.shape
+    height, width = cells[0].shape
+    count = len(cells)
     rows = -(-count // columns)
     grid = np.zeros((rows * columns, height, width), np.uint8)
     grid[:count] = cells
@@ -99,12 +100,12 @@ def letters_sheet():
             cell = Image.new("L", (16, 16))
             ImageDraw.Draw(cell).text((8, 12), letter, 255, font, "ms")
             cells.append(np.asarray(cell))
-    return sheet(np.stack(cells), len(LETTERS))
+    return sheet(cells, len(LETTERS))
 
 
 def targets(pictures):
     """What `train` wants for a set of pictures, one patch each: float32 (pictures, pixels)."""
-    return pictures.reshape(len(pictures), -1) / np.float32(255)
+    return np.stack(pictures).reshape(len(pictures), -1) / np.float32(255)
 
 
 def psnr(originals, outputs):
@@ -124,7 +125,7 @@ def learn(pictures, width, height, latent_dim, epochs):
 
 def pca_psnr(pictures, components):
     """PSNR in dB with this many principal components, mean removed, clipped, not rounded."""
-    values = pictures.reshape(len(pictures), -1) / 255
+    values = np.stack(pictures).reshape(len(pictures), -1) / 255
     mean = values.mean(axis=0)
     left, size, right = np.linalg.svd(values - mean, full_matrices=False)
     back = (left[:, :components] * size[:components]) @ right[:components] + mean
