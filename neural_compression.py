@@ -68,7 +68,7 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from glob import glob
 from inspect import getsource
 from io import StringIO
-from math import ceil, cos, floor, hypot, inf, isfinite, log, log2, log10, pi, prod, sqrt
+from math import ceil, cos, hypot, inf, log, log2, log10, pi, prod, sqrt
 from pathlib import Path
 from subprocess import DEVNULL, Popen
 from tempfile import TemporaryDirectory
@@ -113,8 +113,7 @@ def run():
     check_constants()
     folder = HERE / os.path.expanduser(OUTPUT_DIR)
     names, pictures = load_pictures(IMAGES, WIDTH, HEIGHT, folder)
-    drawn = {f"generated_{name}.pgm": netpbm(picture) for name, picture in zip(names, pictures) if name in PATTERNS}
-    write_files(folder, drawn)
+    write_patterns(folder, names, pictures)
     load_kernels()
 
     # Patches are never larger than the largest picture.
@@ -128,7 +127,7 @@ def run():
         codes, decoder, losses = train(targets, codes, decoder, EPOCHS, LEARNING_RATE, LOG_EVERY)
         content = compress(pictures, codes, decoder, width, height, TARGET_PSNR)
         decoded = decompress(content)
-        write_files(folder, results(pictures, decoded, content), "final_decoded_*.p?m")
+        write_results(folder, pictures, decoded, content)
     report(names, pictures, decoded, content)
     advise(losses[-1], TARGET_PSNR, targets, codes)
     return 130 if interrupts else 0
@@ -145,9 +144,9 @@ BETAS = 0.8, 0.95  # of Adam's running means, in the first and in the last epoch
 @njit(fastmath=True, error_model="numpy")
 def sigmoid(z):
     """1 / (1 + exp(-z)) of a float32, to 1e-6, in a form that the compiler vectorises."""
-    # exp(-z) is exp(x)^64, where x is so small that three terms of the series do. It is squared six times, as 1 + e,
-    # so that no digits get lost: (1 + e)^2 is 1 + (e e + e + e). The last line is 1 / (2 + e), in a form that is
-    # exactly 1/2 for z = 0.
+    # exp(-z) = exp(x)^64 with x = -z / 64. Three terms of the series give e = exp(x) - 1, and six squarings the power:
+    # (1 + e)^2 = 1 + (e e + 2 e), so no digits get lost. The error of the series, x^4 / 24, is below 1e-6 in the result:
+    # 64 x^4 / 24 times y (1 - y) is largest at z = 4. The last line is 1 / (2 + e), in a form that is 1/2 for z = 0.
     x = max(float32(-18), min(float32(18), z)) / float32(-64)
     e = x + x * x * (float32(0.5) + x / float32(6))
     for _ in range(6):
@@ -205,7 +204,8 @@ def add_gradients(long, short, targets, delta, long_gradient, short_gradient):
     """
     # Four at a time, so that each number of the long side is read once for four of the short side.
     rows, size = long.shape
-    delta[:] = 0  # the logits come first
+    # `delta` first holds the logits, which are no longer needed when delta is known.
+    delta[:] = 0
     for k in range(rows):
         for n in range(size):
             for i in range(4):
@@ -374,7 +374,7 @@ def log_epoch(losses, epochs, log_every, seconds):
 VERSION = 1  # of the layout of the file
 STEPS = 64  # rounding steps per factor of two: a step is 2^(exponent / STEPS)
 PRICE = 0.12  # of a bit: squared error that it may cost, next to that of one step (`tests/quality.py rounding`)
-ROUNDS = 7, 20  # of choosing, for large and for small pictures
+ROUNDS = 4, 20  # of choosing, for large and for small pictures
 ZERO_BELOW = 0.7  # weights in cosines below this share of a step become 0 (`tests/quality.py rounding`)
 
 
@@ -411,12 +411,13 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
 
     # More rounds of choosing make smaller files; large pictures get fewer of them. Where all has to be exact, none helps.
     rounds = 0 if exact.all() else int(np.clip(5e6 / targets.size, *ROUNDS))
+    scores, weights = components(codes, decoder)
+    finest = STEPS * log2(norm(scores, axis=1).max() / 2**22 + 1e-9)  # float32 has no more digits than that
 
     # The coarsest step that will do is searched for. `fine` is the coarsest exponent that has passed, `coarse` the finest
-    # that has failed, and nothing between them has been tried. Steps finer than `finest` ask for more digits than float32 has.
-    scores, weights = components(codes, decoder)
-    finest = STEPS * log2(norm(scores, axis=1).max() / 2**22 + 1e-9)
-    fine, coarse, exponent = -inf, inf, 0
+    # that has failed; nothing between them has been tried.
+    fine, fine_loss, coarse, coarse_loss = -inf, 0, inf, inf
+    exponent = 0
     with ctrl_c_noted() as interrupts:
         while coarse - fine > 1:
             record = quantise(pictures, targets, scores, weights, exponent, rounds, width, height)
@@ -424,29 +425,31 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
             say(f"rounding step {2 ** (exponent / STEPS):.4f}: {quality(loss)}")
             if exponent <= finest or loss <= allowed and not losses[exact].any():
                 best, fine, fine_loss = record, exponent, loss
-                if interrupts or loss > 0.99 * allowed > 0 or not record.code_numbers.any():
+                if interrupts or loss > 0.98 * allowed > 0 or not record.code_numbers.any():
                     break
             else:
                 coarse, coarse_loss = exponent, loss
-
-            # The first stride is guessed from the loss, which grows a little slower than the step; until one try has passed
-            # and one has failed, the others are factors of 4. Between these two, the logarithm of the loss is interpolated
-            # over the exponent; where that says nothing, the interval is halved.
-            stride = 2.0
-            if exponent == 0 and loss > 0 < allowed:
-                stride = min(max(1.3 * abs(log2(loss / allowed)), 0.25), 2.0)
-            if fine == -inf:
-                exponent = floor(coarse - STEPS * stride)
-            elif coarse == inf:
-                exponent = ceil(fine + STEPS * stride)
-            else:
-                share = 0.5
-                if fine_loss > 0 and coarse_loss > allowed:
-                    share = log(0.995 * allowed / fine_loss) / log(coarse_loss / fine_loss)
-                exponent = fine + ceil((coarse - fine - 1) * min(max(share, 0.1), 0.9))
-
+            exponent = next_exponent(fine, fine_loss, coarse, coarse_loss, allowed)
     say(f"rounding step {2 ** (best.exponent / STEPS):.4f} is taken")
     return pack(best)
+
+
+def next_exponent(fine, fine_loss, coarse, coarse_loss, allowed):
+    """The exponent to try next: see `compress`."""
+    # The first stride is guessed from the loss, which grows a little slower than the step. Until one try has passed and one
+    # has failed, the others are factors of 4.
+    if coarse - fine == inf:
+        tried, loss, sign = (fine, fine_loss, 1) if coarse == inf else (coarse, coarse_loss, -1)
+        stride = 2.0
+        if tried == 0 and loss > 0 and allowed > 0:
+            stride = min(max(1.3 * abs(log2(loss / allowed)), 0.25), 2.0)
+        return tried + sign * ceil(STEPS * stride)
+
+    # Then the logarithm of the loss is interpolated over the exponent; where that says nothing, the interval is halved.
+    share = 0.5
+    if fine_loss > 0 and coarse_loss > allowed:
+        share = log(0.99 * allowed / fine_loss) / log(coarse_loss / fine_loss)
+    return fine + ceil((coarse - fine - 1) * min(max(share, 0.1), 0.9))
 
 
 def decompress(content):
@@ -459,7 +462,7 @@ def components(codes, decoder):
     # If each patch can have a component of its own, a row of weights is the logits of one patch, over 16: then what
     # repeats in a picture repeats in the file (7,000 bytes for the three patterns; principal components 60,000). Beyond
     # -8 and 8 a logit is black or white in 8 bits.
-    if codes.shape[1] > len(codes):
+    if codes.shape[1] >= len(codes):
         return 16 * np.eye(len(codes)), np.clip(codes @ decoder, -8, 8) / 16
 
     # Otherwise components are the principal components of the logits: then most of the bits are in few of them.
@@ -492,13 +495,13 @@ def choose(scores, weights, step, rounds, targets, bases):
     turned = np.ascontiguousarray(targets.T)
     for _ in range(rounds):
         units = float32(step / row_lengths(code_numbers) * turn_back(weight_numbers, bases))
-        move(code_numbers, units, code_numbers.T @ units, targets, costs(code_numbers, price))
+        move(code_numbers, units, targets, costs(code_numbers, price))
 
         # The weights are fitted to these numbers on a grid eight times finer, at no cost, and then rounded.
         lengths = row_lengths(code_numbers)
         eighths = np.rint(float32(8 / step * units * lengths))
         units = float32(step / 8 * code_numbers / lengths)
-        move(eighths, units, eighths.T @ units, turned, np.zeros(len(units), float32))
+        move(eighths, units, turned, np.zeros(len(units), float32))
         weight_numbers = to_whole(eighths / 8, bases)
 
     used = code_numbers.any(axis=1) & weight_numbers.any(axis=1)
@@ -507,7 +510,7 @@ def choose(scores, weights, step, rounds, targets, bases):
 
 def to_whole(weights, bases):
     """Weights, (components, samples), told in bases, as whole numbers."""
-    # In cosines most are small. What is below 0.7 becomes 0: that adds little error, and zeros take few bits.
+    # In cosines most are small. Some more of them become 0: that adds little error, and zeros take few bits.
     weights = turn(weights, bases)
     numbers = np.rint(weights)
     if bases is not None:
@@ -522,29 +525,36 @@ def costs(numbers, price):
 
 
 @njit(parallel=True, fastmath=True, error_model="numpy")
-def move(numbers, units, logits, targets, costs):
+def move(numbers, units, targets, costs):
     """Move whole numbers where squared error and cost are least, in place. Threads share the vectors.
 
     numbers  float32 (rows, count): a vector in each column
-    units    float32 (rows, others): what logits get if a number grows by 1
-    logits   float32 (count, others): numbers.T @ units, overwritten; targets have the same shape
+    units    float32 (rows, others): what logits get if a number grows by 1, so numbers.T @ units are the logits
+    targets  float32 (count, others)
     costs    float32 (rows): see `costs`
     """
-    for i in prange(len(logits)):
-        errors, slopes, moved_errors = np.zeros_like(logits[i]), np.zeros_like(logits[i]), np.zeros_like(logits[i])
+    rows, others = units.shape
+    for i in prange(len(targets)):
+        logits = np.zeros(others, float32)
+        errors = np.zeros(others, float32)
+        slopes = np.zeros(others, float32)
+        moved_errors = np.zeros(others, float32)
+        for k in range(rows):
+            for n in range(others):
+                logits[n] += numbers[k, i] * units[k, n]
         square = float32(0)
-        for n in range(len(errors)):
-            output = sigmoid(logits[i, n])
+        for n in range(others):
+            output = sigmoid(logits[n])
             errors[n] = output - targets[i, n]
             slopes[n] = output - output * output
             square += errors[n] * errors[n]
 
-        for k in range(len(numbers)):
+        for k in range(rows):
             # Half the squared error is taken for a parabola (Gauss and Newton), and its bottom is drawn nearer to 0 by
             # the cost (soft thresholding). The 1e-9 is for pictures in black and white, where all may be flat.
             gradient = float32(0)
             curvature = float32(1e-9)
-            for n in range(len(errors)):
+            for n in range(others):
                 slope = slopes[n] * units[k, n]
                 gradient += errors[n] * slope
                 curvature += slope * slope
@@ -557,22 +567,25 @@ def move(numbers, units, logits, targets, costs):
 
             # The parabola only proposes. The number moves if the true squared error plus cost falls.
             moved_square = float32(0)
-            for n in range(len(errors)):
-                moved_errors[n] = sigmoid(logits[i, n] + change * units[k, n]) - targets[i, n]
+            for n in range(others):
+                moved_errors[n] = sigmoid(logits[n] + change * units[k, n]) - targets[i, n]
                 moved_square += moved_errors[n] * moved_errors[n]
             if moved_square + 2 * costs[k] * (abs(proposed) - abs(numbers[k, i])) < square:
                 numbers[k, i] = proposed
                 square = moved_square
-                for n in range(len(errors)):
-                    logits[i, n] += change * units[k, n]
+                for n in range(others):
+                    logits[n] += change * units[k, n]
                     errors[n] = moved_errors[n]
                     output = errors[n] + targets[i, n]
                     slopes[n] = output - output * output
 
 
 def sigmoids(logits):
-    """The sigmoid of logits, by NumPy."""
-    return 0.5 + np.tanh(logits / 2) / 2
+    """The sigmoid of logits, by NumPy: the hyperbolic tangent never overflows."""
+    outputs = np.tanh(logits / 2)
+    outputs /= 2
+    outputs += 0.5
+    return outputs
 
 
 def row_lengths(numbers):
@@ -632,27 +645,39 @@ def finish(outputs, record):
 
 
 def borders(picture, record):
-    """For either axis: a view whose first axis crosses the borders between patches, their places, and the differences there.
+    """For columns and then for rows: views of the pixels to the left and to the right of all borders between patches.
 
-    The differences are mirrored: right minus left, from the border outwards, (reach, borders, ...).
+    Two lists, from the border outwards.
     """
     reach = len(record.correction)
     for view, size in ((picture.swapaxes(0, 1), record.width), (picture, record.height)):
-        places = np.arange(size, len(view) - reach + 1, size)
-        outwards = np.arange(reach)[:, None]
-        yield view, places, view[places + outwards] - view[places - 1 - outwards]
+        count = max(0, (len(view) - reach) // size)  # a border needs `reach` pixels on both sides
+        lefts = [view[size - 1 - j :: size][:count] for j in range(reach)]
+        rights = [view[size + j :: size][:count] for j in range(reach)]
+        yield lefts, rights
+
+
+def differences(lefts, rights):
+    """Right minus left, a list from the border outwards."""
+    return [right - left for left, right in zip(lefts, rights)]
+
+
+def products(some, others):
+    """The sums of the products of each of some arrays with each of others."""
+    return np.array([[np.sum(one * other) for other in others] for one in some])
 
 
 def smooth(picture, record):
     """Move both sides of each border towards each other, in place: columns first, then rows. Returns the picture.
 
-    left[i] += sum over j of c[i, j] d[j], and right[i] -= the same: c is the correction, d are the differences.
+    left[i] += sum over j of c[i, j] (right[j] - left[j]), and right[i] -= the same, where c is the correction.
     """
-    for view, places, differences in borders(picture, record):
-        moves = np.tensordot(record.correction / 64, differences, 1)
-        for i in range(len(moves)):
-            view[places - 1 - i] += moves[i]
-            view[places + i] -= moves[i]
+    for lefts, rights in borders(picture, record):
+        across = differences(lefts, rights)
+        for left, right, row in zip(lefts, rights, record.correction / 64):
+            move = sum(c * difference for c, difference in zip(row, across))
+            left += move
+            right -= move
     return picture
 
 
@@ -665,12 +690,12 @@ def smoothed(record, pictures, exact):
     square = 0
     outputs = reconstruct(record)
     for output, picture in zip(outputs, pictures):
-        original = picture.reshape(output.shape) / 255
-        square += np.sum((output - original) ** 2)
-        for (*_, have), (*_, want) in zip(borders(output, record), borders(original, record)):
-            rest = 2 * [range(1, have.ndim)]
-            gram += np.tensordot(have, have, rest)
-            moment += np.tensordot(have, have - want, rest)
+        errors = output - picture.reshape(output.shape) / 255
+        square += np.sum(errors * errors)
+        for sides, error_sides in zip(borders(output, record), borders(errors, record)):
+            across = differences(*sides)
+            gram += products(across, across)
+            moment += products(across, differences(*error_sides))
     twice = lstsq(gram, moment, rcond=None)[0]
 
     # Where patches don't go on next door, smoothing gains little: then the file does without. Exact pictures stay exact.
@@ -687,8 +712,8 @@ def smoothed(record, pictures, exact):
 # when a bit comes, so both learn the same chances.
 
 LOW, HIGH, VALUE, PLACE, DECODING = range(5)  # places in the state of the coder
-KINDS = 9  # kinds of planes: the first eight have chances of their own, all others share some
-SURROUNDINGS = 9  # classes of the sizes around a number
+KINDS = 12  # kinds of planes: the first eleven have chances of their own, the others share some
+SURROUNDINGS = 13  # classes of the sizes around a number: their length in bits
 LENGTHS = 32  # lengths of numbers in bits
 
 
@@ -711,10 +736,10 @@ def code_bit(coder, stream, chances, context, bit):
         bit = int(coder[VALUE] <= middle)
     if bit:
         high = middle
-        chance += 2 * (65536 - chance) // (2 * used + 3)
+        chance += (65536 - chance) // (used + 2)
     else:
         low = middle + 1
-        chance -= 2 * chance // (2 * used + 3)
+        chance -= chance // (used + 2)
     chances[context, 0] = min(max(chance, 64), 65536 - 64)
     chances[context, 1] = min(used + 1, 127)
 
@@ -782,7 +807,7 @@ def code_planes(coder, stream, planes, size_chances, digit_chances):
                     return
                 plane = planes[k]
                 base = expected(plane, row, column) if by_difference[k] else 0
-                near = 2 * before
+                near = 3 * before
                 if column:
                     near += 2 * abs(plane[row, column - 1] - base)
                 if row:
@@ -793,7 +818,7 @@ def code_planes(coder, stream, planes, size_chances, digit_chances):
                     near += abs(plane[row - 1, column + 1] - base)
 
                 kind = min(k, KINDS - 1)
-                context = (kind * SURROUNDINGS + min(bit_length(near // 4), SURROUNDINGS - 1)) * LENGTHS
+                context = (kind * SURROUNDINGS + min(bit_length(near), SURROUNDINGS - 1)) * LENGTHS
                 size = abs(plane[row, column] - base)
                 length = 0
                 while length < LENGTHS - 1 and code_bit(coder, stream, size_chances, context + length, int(length < bit_length(size))):
@@ -960,7 +985,9 @@ def draw(name, width, height):
 
 def to_levels(values):
     """Values from 0 to 1 as the nearest of 256 levels, uint8; halves go up, even if they came out a hair below."""
-    return np.uint8(np.clip(values * 255.0 + 0.500000001, 0, 255))
+    levels = values * 255.0
+    levels += 0.500000001
+    return np.uint8(np.clip(levels, 0, 255, out=levels))
 
 
 def read_picture(path):
@@ -1101,7 +1128,9 @@ def load_pictures(images, width, height, folder):
     """Names and pictures of what IMAGES holds; patterns are width x height, and folder is for the results."""
     names = []
     for name in images:
-        found = [name] if name in PATTERNS or (HERE / name).is_file() else sorted(glob(name, root_dir=HERE))
+        found = [name]
+        if name not in PATTERNS and not (HERE / name).is_file():
+            found = sorted(path for path in glob(name, root_dir=HERE) if (HERE / path).is_file())
         if not found:
             raise Refused(f"IMAGES: {HERE / name} is no file, and {name} none of the patterns {', '.join(PATTERNS)}")
         names += found
@@ -1119,17 +1148,30 @@ def load_pictures(images, width, height, folder):
     return names, pictures
 
 
-def results(pictures, decoded, content):
-    """The files that a run leaves, {name: bytes}."""
-    ending = "ppm" if pictures[0].ndim == 3 else "pgm"
-    files = {f"final_decoded_{n}.{ending}": netpbm(picture) for n, picture in enumerate(decoded)}
+def write_patterns(folder, names, pictures):
+    """Save the pictures of patterns."""
+    drawn = [(name, picture) for name, picture in zip(names, pictures) if name in PATTERNS]
+    write_files(folder, {f"generated_{name}.{ending(picture)}": netpbm(picture) for name, picture in drawn})
+
+
+def write_results(folder, pictures, decoded, content):
+    """Save the results, and delete decoded pictures of an earlier run that had more of them."""
+    files = {f"final_decoded_{n}.{ending(picture)}": netpbm(picture) for n, picture in enumerate(decoded)}
     files["compressed.bin"] = content
     files["comparison.png"] = png(comparison(pictures[:8], decoded[:8]))
-    return files
+    write_files(folder, files)
+    for path in folder.glob("final_decoded_*.p[gp]m"):
+        if path.name not in files:
+            path.unlink()
 
 
-def write_files(folder, files, replaced="no file"):
-    """Write files, {name: bytes}, to a folder beside their places, then move all there; older ones of a form are deleted."""
+def ending(picture):
+    """Ending of the name of a picture's file."""
+    return "ppm" if picture.ndim == 3 else "pgm"
+
+
+def write_files(folder, files):
+    """Write files, {name: bytes}, to a folder beside their places, then move all there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".", dir=folder) as beside:
@@ -1137,9 +1179,6 @@ def write_files(folder, files, replaced="no file"):
                 Path(beside, name).write_bytes(content)
             for name in files:
                 Path(beside, name).replace(folder / name)
-        for path in folder.glob(replaced):
-            if path.name not in files:
-                path.unlink()
     except (OSError, ValueError) as error:
         raise Refused(f"OUTPUT_DIR: can't write: {error}") from None
 
@@ -1147,7 +1186,7 @@ def write_files(folder, files, replaced="no file"):
 def printable(text):
     """A text in one line, with a ? in the place of what the terminal can't print."""
     encoding = getattr(sys.stdout, "encoding", None) or "ascii"
-    text = "".join(character if character.isprintable() else "?" for character in text)
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)
     return text.encode(encoding, "replace").decode(encoding)
 
 
@@ -1189,12 +1228,13 @@ def report(names, pictures, decoded, content):
 
 
 def advise(loss, target_psnr, targets, codes):
-    """Print what to change if training hardly reached the target."""
-    reached = -10 * log10(loss)
-    more = min(*targets.shape, 2 * (codes.shape[1] - 1))
-    if target_psnr is not None and reached < target_psnr + 1:
-        words = f"LATENT_DIM = {more} allows more" if more >= codes.shape[1] else "more EPOCHS or smaller patches allow more"
-        say(f"TARGET_PSNR {target_psnr}: training reached {reached:.1f} dB; {words}")
+    """Print what to change if training didn't reach the target, or by less than 1 dB, which makes files large."""
+    if target_psnr is None or loss < 10 ** (-(target_psnr + 1) / 10):
+        return
+    used = codes.shape[1] - 1
+    more = min(2 * used, *targets.shape)
+    words = f"LATENT_DIM = {more} allows more" if more > used else "more EPOCHS or smaller patches may allow more"
+    say(f"TARGET_PSNR {target_psnr}: training reached {-10 * log10(loss):.1f} dB; {words}")
 
 
 @contextmanager
@@ -1264,7 +1304,7 @@ class Missing(Listener, Exception):
         pass
 
 
-PARTS = "train", "choose", "code"  # of the work; kernels of different parts don't call each other
+PARTS = "train", "choose", "code"  # of the work, each with kernels of its own
 
 
 def rehearse(part):
@@ -1297,7 +1337,7 @@ def load_kernels():
     except Exception:
         # The files are damaged.
         try:
-            for path in MACHINE_CODE.glob("neural_compression.*.nb[ci]"):
+            for path in MACHINE_CODE.glob(f"{Path(__file__).stem}.*.nb[ci]"):
                 path.unlink()
         except OSError:
             raise Refused(f"the machine code in {MACHINE_CODE} is damaged: delete that folder") from None
