@@ -128,8 +128,8 @@ def run():
         content = compress(pictures, codes, decoder, width, height, TARGET_PSNR)
         decoded = decompress(content)
         write_results(folder, pictures, decoded, content)
-    report(names, pictures, decoded, content)
-    advise(losses[-1], TARGET_PSNR, targets, codes)
+        report(names, pictures, decoded, content)
+        advise(losses[-1], TARGET_PSNR, targets, codes)
     return 130 if interrupts else 0
 
 
@@ -373,7 +373,7 @@ def log_epoch(losses, epochs, log_every, seconds):
 
 VERSION = 1  # of the layout of the file
 STEPS = 64  # rounding steps per factor of two: a step is 2^(exponent / STEPS)
-PRICE = 0.12  # of a bit: squared error that it may cost, next to that of one step (`tests/quality.py rounding`)
+PRICE = 0.09  # of a bit: squared error that it may cost, next to that of one step (`tests/quality.py rounding`)
 ROUNDS = 4, 20  # of choosing, for large and for small pictures
 ZERO_BELOW = 0.7  # weights in cosines below this share of a step become 0 (`tests/quality.py rounding`)
 
@@ -410,7 +410,7 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     exact = (losses == 0) & (loss >= asked)
 
     # More rounds of choosing make smaller files; large pictures get fewer of them. Where all has to be exact, none helps.
-    rounds = 0 if exact.all() else int(np.clip(5e6 / targets.size, *ROUNDS))
+    rounds = 0 if exact.all() else int(np.clip(1e7 / targets.size, *ROUNDS))
     scores, weights = components(codes, decoder)
     finest = STEPS * log2(norm(scores, axis=1).max() / 2**22 + 1e-9)  # float32 has no more digits than that
 
@@ -972,14 +972,12 @@ PATTERNS = {"radial": radial, "sine": sine, "checkerboard": checkerboard}
 def draw(name, width, height):
     """Picture of the pattern PATTERNS[name], uint8 (height, width), or (height, width, 3) if it returns three channels."""
     y, x = np.indices((height, width))
-    values = np.asarray(PATTERNS[name](x, y, width, height))
-    shape = (height, width, 3) if values.ndim == 3 else (height, width)
-    try:
-        values = np.broadcast_to(values, shape)
-        if np.allclose(values, np.clip(values, 0, 1), rtol=0):
-            return to_levels(values)
-    except (TypeError, ValueError):
-        pass
+    values = PATTERNS[name](x, y, width, height)
+    with suppress(TypeError, ValueError):
+        values = np.asarray(values)
+        shape = (height, width, 3) if values.ndim == 3 else (height, width)
+        if np.isrealobj(values) and np.allclose(values, np.clip(values, 0, 1), rtol=0):
+            return to_levels(np.broadcast_to(values, shape))
     raise Refused(f"pattern {name}: has to return {height} x {width} numbers from 0 to 1")
 
 
@@ -1044,7 +1042,7 @@ def cut(pictures, width, height):
     if not isinstance(pictures, (list, tuple)) or not all(
             isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.size for picture in pictures):
         raise ValueError("pictures have to be a list of uint8 arrays")
-    if {picture.shape[2:] for picture in pictures} not in ({()}, {(3,)}):
+    if {picture.ndim for picture in pictures} != {2} and {picture.shape[2:] for picture in pictures} != {(3,)}:
         raise ValueError("pictures have to be all (height, width), or all (height, width, 3)")
 
     patches = []
@@ -1135,11 +1133,11 @@ def load_pictures(images, width, height, folder):
             raise Refused(f"IMAGES: {HERE / name} is no file, and {name} none of the patterns {', '.join(PATTERNS)}")
         names += found
 
-    # A run replaces its results, so they can't be its input.
-    for name in names:
-        path = HERE / name
-        if path.name.startswith(("final_decoded_", "generated_")) and path.parent.resolve() == folder.resolve():
-            raise Refused(f"IMAGES: {path} would be replaced by this run: copy it out of OUTPUT_DIR")
+    # A run replaces its results, so they can't be its input, nor what a link leads to.
+    for path in [HERE / name for name in names]:
+        for place in (path, path.resolve()):
+            if place.name.startswith(("final_decoded_", "generated_")) and place.parent.resolve() == folder.resolve():
+                raise Refused(f"IMAGES: {path} would be replaced by this run: copy it out of OUTPUT_DIR")
 
     pictures = [draw(name, width, height) if name in PATTERNS else read_picture(HERE / name) for name in names]
     for name, picture in zip(names, pictures):
