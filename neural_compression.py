@@ -14,17 +14,20 @@ what was learned; while the file is made, it ends the search. From a notebook, t
     content = compress(pictures, codes, decoder, width, height, target_psnr)
     pictures = decompress(content)
 
-Glossary, with the sizes of a grey photograph of 768 x 512 in patches of 8 x 8, and latent_dim 64:
+Glossary, with the sizes of a grey photograph of 768 x 512 in patches of 8 x 8, and latent_dim 32:
 
     pictures   list of uint8 (height, width), or (height, width, 3) in colour
     samples    numbers in a patch: width * height * channels                               64
     targets    the patches' samples, from 0 to 1         (patches, samples)                6144 x 64
-    codes      the latent codes, each followed by a 1    (patches, latent_dim + 1)         6144 x 65
-    decoder    weights, and the bias in the last row     (latent_dim + 1, samples)         65 x 64
+    codes      the latent codes, each followed by a 1    (patches, latent_dim + 1)         6144 x 33
+    decoder    weights, and the bias in the last row     (latent_dim + 1, samples)         33 x 64
     logits     codes @ decoder                           (patches, samples)                6144 x 64
-    scores     the same logits told in components:       (components, patches)             64 x 6144
-    weights    logits = scores.T @ weights, no bias      (components, samples)             64 x 64
+    scores     the codes in the basis of components      (components, patches)             33 x 6144
+    weights    logits = scores.T @ weights               (components, samples)             33 x 64
     code_numbers, weight_numbers    whole numbers in the place of scores and weights
+
+Scores and weights give the same logits as codes and decoder, the bias included; so there are up to latent_dim + 1
+components. Components whose numbers all became 0 are left out of the file.
 
 The decoder, and what training minimises; i is a patch, p a sample, k a number of a code:
 
@@ -35,24 +38,29 @@ The decoder, and what training minimises; i is a patch, p a sample, k a number o
     gradient of codes[i, k]:    sum over p of d[i, p] decoder[k, p]
     gradient of decoder[k, p]:  sum over i of d[i, p] codes[i, k]
 
-Pictures are either whole, one patch each, or cut. Cut pictures have neighbours, so their file differs in two ways: the
-weights are told in cosines (see `cosines`), and the borders between patches are smoothed (see `smooth`).
+Pictures are either whole, one patch each, or cut. The patches of cut pictures have neighbours, so their weights are
+expressed in cosines (see `cosines`), and the borders between them are smoothed (see `smooth`).
 
 The file on disk, compressed.bin, is one sequence of whole numbers:
 
-    1                the version of this layout
+    1                               the version of this layout
     channels, width, height         of a patch; channels are 1 for grey, 3 for colour
-    exponent         the rounding step is 2^(exponent / 64)
+    exponent                        the rounding step is 2^(exponent / 64)
     components, pictures            how many there are
-    shapes           the heights of all pictures, then their widths
-    correction       (reach, reach), in 1/64; reach is 4, or half of the shorter side of a patch if that is less
-    code numbers     picture by picture: (components, rows, columns of patches); whole pictures: (components, pictures, 1)
-    weight numbers   (channels, components, height, width), in cosines if the pictures are cut
+    shapes                          the heights of all pictures, then their widths
+    correction                      (reach, reach), in 1/64: see `smooth`; reach is 4, or half of the shorter side of a patch
+    code numbers                    cut pictures, one after the other: (components, rows, columns of patches)
+                                    whole pictures: (components, pictures, 1)
+    weight numbers                  (channels * components, height, width), the components of a channel one after the other
+                                    as many components as whole pictures: (channels, height, width), one after the other
 
-The first byte says how the sequence is written: 0, by the range coder below (`code_planes`); the first three lines with
-shapes and correction, the code numbers, and the weight numbers have chances of their own. 1, as differences from number
-to number, two bytes each, by LZMA. Zeros may follow: a file has at least a byte for every 256 samples behind the first
-million, so that a damaged file can't ask for much memory. To decode, divide each row of the code numbers by its length:
+The first byte says how the sequence is written. 0: by the range coder below, each array by `code_planes`; three groups have
+chances of their own: all up to the correction, the code numbers, and the weight numbers. 1: as differences from number to
+number, two bytes each, by LZMA. Zeros may follow, since a file has at least a byte for every 256 samples behind the first
+million: so a damaged file can't ask for much memory.
+
+To decode, take the weights from the weight numbers (for cut pictures, back from cosines), and divide each row of the code
+numbers by its length, or by 1 if that is more:
 
     logits = (step * code_numbers / lengths).T @ weights
 """
@@ -135,7 +143,8 @@ def run():
 
 # ---------------------------------------------------------------------------------------------- learning
 
-CODE_RATE = 0.15  # how far a code moves per epoch, at first (this and the next four: `tests/quality.py choices`)
+# These four were found by `tests/quality.py choices`.
+CODE_RATE = 0.15  # how far a code moves per epoch, at first
 SAMPLE_RATE = 1.0  # how far the logits of a sample move per epoch, at first, about
 CODE_LENGTH = 16  # of a code, if there are as many numbers per code as patches: it outweighs the 1 behind it
 BETAS = 0.8, 0.95  # of Adam's running means, in the first and in the last epoch
@@ -166,21 +175,22 @@ def adam(vectors, gradient, mean, square, rate, share):
     # Adam is by Kingma and Ba (2015), and so is the 1e-8: where black and white leave next to no gradient, next to
     # nothing moves. One second moment per vector takes less memory than one per number, and doesn't depend on the
     # basis of the codes.
-    rows, size = mean.shape
-    scale = np.zeros(size, float32)
-    for k in range(rows):
+    learned, size = mean.shape
+    lengths = np.zeros(size, float32)
+    for k in range(learned):
         for n in range(size):
             number = gradient[k, n]
-            scale[n] += number * number
+            lengths[n] += number * number
             mean[k, n] += float32(share) * (number - mean[k, n])
 
+    rates = np.zeros(size, float32)
     for n in range(size):
-        square[n] += float32(share) * (scale[n] - square[n])
-        scale[n] = float32(rate) / (sqrt(square[n]) + float32(1e-8))
+        square[n] += float32(share) * (lengths[n] - square[n])
+        rates[n] = float32(rate) / (sqrt(square[n]) + float32(1e-8))
 
-    for k in range(rows):
+    for k in range(learned):
         for n in range(size):
-            vectors[k, n] -= scale[n] * mean[k, n]
+            vectors[k, n] -= rates[n] * mean[k, n]
 
 
 @njit(fastmath=True, error_model="numpy")
@@ -199,7 +209,7 @@ def add_gradients(long, short, targets, delta, long_gradient, short_gradient):
 
     long, long_gradient    float32 (rows, size)
     short, short_gradient  float32 (rows, 4)
-    targets                float32 (up to 4, size)
+    targets                float32 (up to 4, size); if fewer, the vectors that are missing are 0, and so is their delta
     delta                  float32 (4, size), overwritten
     """
     # Four at a time, so that each number of the long side is read once for four of the short side.
@@ -231,9 +241,22 @@ def add_gradients(long, short, targets, delta, long_gradient, short_gradient):
             for i in range(4):
                 gradient += delta[i, n] * short[k, i]
             long_gradient[k, n] = gradient
-        for i, part in enumerate((a, b, c, d)):
-            short_gradient[k, i] = part
+        short_gradient[k, 0] = a
+        short_gradient[k, 1] = b
+        short_gradient[k, 2] = c
+        short_gradient[k, 3] = d
     return squared_error
+
+
+@njit(fastmath=True, error_model="numpy")
+def add_up(parts):
+    """Add all parts (parts, fours, rows, 4) to the first, in a fixed order, so that threads make no difference."""
+    count, fours, rows, size = parts.shape
+    for part in range(1, count):
+        for four in range(fours):
+            for k in range(rows):
+                for i in range(size):
+                    parts[0, four, k, i] += parts[part, four, k, i]
 
 
 @njit(parallel=True, fastmath=True, error_model="numpy")
@@ -247,18 +270,17 @@ def train_epoch(long, long_mean, long_square, long_rate, short, short_mean, shor
     errors = np.empty(len(long), float32)
     gradients = np.empty((len(long), *short.shape), float32)
     for tile in prange(len(long)):
-        gradient = aligned_zeros(*long[tile].shape)
-        delta = aligned_zeros(4, long.shape[2])
+        gradient = aligned_zeros(long.shape[1], long.shape[2])
+        delta = aligned_zeros(short.shape[2], long.shape[2])
         errors[tile] = 0
         for four in range(len(short)):
             errors[tile] += add_gradients(long[tile], short[four], targets[tile, 4 * four : 4 * four + 4],
                                           delta, gradient, gradients[tile, four])
         adam(long[tile], gradient, long_mean[tile], long_square[tile], long_rate, share)
 
-    # The tiles' parts are added in a fixed order, so that the result doesn't depend on the number of threads.
-    gradient = gradients.sum(axis=0)
+    add_up(gradients)
     for four in range(len(short)):
-        adam(short[four], gradient[four], short_mean[four], short_square[four], short_rate, share)
+        adam(short[four], gradients[0, four], short_mean[four], short_square[four], short_rate, share)
     return errors
 
 
@@ -321,10 +343,11 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10):
     if epochs < 1 or log_every < 1:
         raise ValueError("epochs and log_every have to be at least 1")
 
-    # The columns of the decoder are treated like codes: a vector for each sample. At first the logits of a sample move by
-    # about 1 per epoch. A code's last number, the 1, isn't learned.
+    # The columns of the decoder are treated like codes: a vector for each sample. A logit is the product of that vector and
+    # a code, so how far it moves depends on how long codes are. A code's last number, the 1, isn't learned.
     code_rate = CODE_RATE * learning_rate
-    sample_rate = SAMPLE_RATE * learning_rate * sqrt(patches / np.sum(np.square(codes, dtype=float)))
+    mean_square = np.sum(np.square(codes, dtype=float)) / patches
+    sample_rate = SAMPLE_RATE * learning_rate / sqrt(mean_square)
 
     # The side with more vectors is long; it is cut into tiles, which the threads share out. The other one is cut into
     # fours. What is filled up has vectors of 0 and targets of 1/2: no error, so it never moves.
@@ -372,27 +395,27 @@ def log_epoch(losses, epochs, log_every, seconds):
 # --------------------------------------------------------------------------------------- compressed file
 
 VERSION = 1  # of the layout of the file
-STEPS = 64  # rounding steps per factor of two: a step is 2^(exponent / STEPS)
-PRICE = 0.09  # of a bit: squared error that it may cost, next to that of one step (`tests/quality.py rounding`)
+STEPS = 64  # rounding steps to choose from, per factor of two: a step is 2^(exponent / STEPS)
+PRICE = 0.09  # a bit may cost 2 * PRICE times the squared error that one step makes (`tests/quality.py rounding`)
 ROUNDS = 4, 20  # of choosing, for large and for small pictures
 ZERO_BELOW = 0.7  # weights in cosines below this share of a step become 0 (`tests/quality.py rounding`)
 
 
 class Record(NamedTuple):
-    """All that the file holds, in whole numbers; the shapes stand in the layout of the file."""
+    """All that the file holds, in whole numbers."""
 
     channels: int
     width: int
     height: int
     exponent: int
-    shapes: np.ndarray
-    correction: np.ndarray
-    code_numbers: np.ndarray
-    weight_numbers: np.ndarray
+    shapes: np.ndarray  # (pictures, 2)
+    correction: np.ndarray  # (reach, reach)
+    code_numbers: np.ndarray  # (components, patches)
+    weight_numbers: np.ndarray  # (components, samples)
 
 
 def compress(pictures, codes, decoder, width, height, target_psnr=None):
-    """The smallest file found that decodes to pictures with target_psnr dB over all their samples, in bytes.
+    """The file with the coarsest rounding found that gives pictures with target_psnr dB over all their samples, in bytes.
 
     pictures are as in `cut`; codes and decoder are what `train` returns for their patches. Without a target, or if
     training missed it, up to 0.05 dB gets lost, and pictures that training made exact stay so. Ctrl-C ends the search
@@ -412,32 +435,37 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     # More rounds of choosing make smaller files; large pictures get fewer of them. Where all has to be exact, none helps.
     rounds = 0 if exact.all() else int(np.clip(1e7 / targets.size, *ROUNDS))
     scores, weights = components(codes, decoder)
-    finest = STEPS * log2(norm(scores, axis=1).max() / 2**22 + 1e-9)  # float32 has no more digits than that
 
     # The coarsest step that will do is searched for. `fine` is the coarsest exponent that has passed, `coarse` the finest
-    # that has failed; nothing between them has been tried.
+    # that has failed; nothing between them has been tried. Steps finer than `finest` ask for more digits than float32 has.
+    finest = ceil(STEPS * log2(norm(scores, axis=1).max() / 2**22 + 1e-9))
+    exponent = max(0, finest)
     fine, fine_loss, coarse, coarse_loss = -inf, 0, inf, inf
-    exponent = 0
     with ctrl_c_noted() as interrupts:
         while coarse - fine > 1:
             record = quantise(pictures, targets, scores, weights, exponent, rounds, width, height)
             record, losses, loss = smoothed(record, pictures, exact)
-            say(f"rounding step {2 ** (exponent / STEPS):.4f}: {quality(loss)}")
-            if exponent <= finest or loss <= allowed and not losses[exact].any():
+            say(f"rounding step {2 ** (exponent / STEPS):.4g}: {quality(loss)}")
+            passed = loss <= allowed and not losses[exact].any()
+            if passed or exponent == finest:
                 best, fine, fine_loss = record, exponent, loss
-                if interrupts or loss > 0.98 * allowed > 0 or not record.code_numbers.any():
-                    break
             else:
                 coarse, coarse_loss = exponent, loss
-            exponent = next_exponent(fine, fine_loss, coarse, coarse_loss, allowed)
-    say(f"rounding step {2 ** (best.exponent / STEPS):.4f} is taken")
+
+            near_enough = passed and loss > 0.98 * allowed > 0
+            all_zero = passed and not record.code_numbers.any()
+            nothing_passes = exponent == finest and not passed
+            if near_enough or all_zero or nothing_passes or interrupts and fine > -inf:
+                break
+            exponent = max(finest, next_exponent(fine, fine_loss, coarse, coarse_loss, allowed))
+    say(f"rounding step {2 ** (best.exponent / STEPS):.4g} is taken")
     return pack(best)
 
 
 def next_exponent(fine, fine_loss, coarse, coarse_loss, allowed):
     """The exponent to try next: see `compress`."""
-    # The first stride is guessed from the loss, which grows a little slower than the step. Until one try has passed and one
-    # has failed, the others are factors of 4.
+    # Until one try has passed and one has failed, steps change by a factor of 4, which is a stride of 2; but the first
+    # stride is guessed from the loss, which grows a little slower than the step. The first try has the exponent 0.
     if coarse - fine == inf:
         tried, loss, sign = (fine, fine_loss, 1) if coarse == inf else (coarse, coarse_loss, -1)
         stride = 2.0
@@ -446,29 +474,33 @@ def next_exponent(fine, fine_loss, coarse, coarse_loss, allowed):
         return tried + sign * ceil(STEPS * stride)
 
     # Then the logarithm of the loss is interpolated over the exponent; where that says nothing, the interval is halved.
-    share = 0.5
+    fraction = 0.5
     if fine_loss > 0 and coarse_loss > allowed:
-        share = log(0.99 * allowed / fine_loss) / log(coarse_loss / fine_loss)
-    return fine + ceil((coarse - fine - 1) * min(max(share, 0.1), 0.9))
+        fraction = log(0.99 * allowed / fine_loss) / log(coarse_loss / fine_loss)
+    return fine + ceil((coarse - fine - 1) * min(max(fraction, 0.1), 0.9))
 
 
 def decompress(content):
-    """The pictures in the bytes of a file, as they went into `compress`. Raises ValueError if it is damaged."""
+    """The pictures in the bytes of a file, in the form in which they went into `compress`.
+
+    Raises ValueError if these can't be the bytes of a file. There is no checksum: other damage gives other pictures.
+    """
     return decode(unpack(content))
 
 
 def components(codes, decoder):
     """Scores, (components, patches), and weights, (components, samples): scores.T @ weights are the logits."""
-    # If each patch can have a component of its own, a row of weights is the logits of one patch, over 16: then what
-    # repeats in a picture repeats in the file (7,000 bytes for the three patterns; principal components 60,000). Beyond
-    # -8 and 8 a logit is black or white in 8 bits.
+    # If each patch can have a component of its own, a row of weights is the logits of one patch: then what repeats in a
+    # picture repeats in the file (7,000 bytes for the three patterns; principal components 60,000). The 16 only sets where
+    # the search begins. Beyond -8 and 8 a logit is black or white in 8 bits.
     if codes.shape[1] >= len(codes):
         return 16 * np.eye(len(codes)), np.clip(codes @ decoder, -8, 8) / 16
 
-    # Otherwise components are the principal components of the logits: then most of the bits are in few of them.
+    # Otherwise components come from the singular value decomposition of the logits: then most of the bits are in few of
+    # them. The rows of weights have length 1.
     basis, triangle = qr(np.float64(codes))
-    turn, lengths, weights = svd(triangle @ decoder, full_matrices=False)
-    return (turn * lengths).T @ basis.T, weights
+    rotation, lengths, weights = svd(triangle @ decoder, full_matrices=False)
+    return (rotation * lengths).T @ basis.T, weights
 
 
 def quantise(pictures, targets, scores, weights, exponent, rounds, width, height):
@@ -483,25 +515,25 @@ def quantise(pictures, targets, scores, weights, exponent, rounds, width, height
 
 def choose(scores, weights, step, rounds, targets, bases):
     """Whole numbers of scores and weights, (components, patches) and (components, samples), by what they cost."""
-    # One step suits all numbers. Rows of scores are brought to length 1 in the file, and rows of weights have it, so an
-    # error of one step in a weight adds as much squared error to the logits, over all patches, as one in a score adds
-    # over all samples. At first the numbers are the nearest.
+    # One step suits all numbers. With c and w the whole numbers of a component, its part of the logits is
+    # step * c / |c| * w, and |w| is about |c|: so 1 more in c or in w adds about step^2 to the squared error of the logits.
+    # At first the numbers are the nearest.
     code_numbers = np.rint(float32(scores / step))
     weight_numbers = to_whole(weights * row_lengths(code_numbers), bases)
 
-    # A bit may cost this much squared error, next to that of one step (`tests/quality.py rounding`); the 1e-4 is for
-    # pictures in black and white.
+    # What one step makes in squared error of the samples is step^2 times the mean square of the sigmoid's slope; the 1e-4
+    # is for pictures in black and white.
     price = PRICE * step**2 * np.mean((targets - targets**2) ** 2 + 1e-4)
     turned = np.ascontiguousarray(targets.T)
     for _ in range(rounds):
         units = float32(step / row_lengths(code_numbers) * turn_back(weight_numbers, bases))
-        move(code_numbers, units, targets, costs(code_numbers, price))
+        move(code_numbers, units, targets, bit_costs(code_numbers, price))
 
-        # The weights are fitted to these numbers on a grid eight times finer, at no cost, and then rounded.
+        # With these code numbers, the weights are fitted on a grid eight times finer, at no cost, and then rounded. Here a
+        # vector is that of a sample.
         lengths = row_lengths(code_numbers)
         eighths = np.rint(float32(8 / step * units * lengths))
-        units = float32(step / 8 * code_numbers / lengths)
-        move(eighths, units, turned, np.zeros(len(units), float32))
+        move(eighths, float32(step / 8 * code_numbers / lengths), turned, np.zeros(len(lengths), float32))
         weight_numbers = to_whole(eighths / 8, bases)
 
     used = code_numbers.any(axis=1) & weight_numbers.any(axis=1)
@@ -518,7 +550,7 @@ def to_whole(weights, bases):
     return numbers
 
 
-def costs(numbers, price):
+def bit_costs(numbers, price):
     """What a size larger by 1 costs in each row of whole numbers, float32 (rows)."""
     # If the sizes in a row have a geometric distribution with mean m, a size larger by 1 takes log2(1 + 1 / m) bits more.
     return float32(price * np.log2(1 + 1 / np.mean(abs(numbers) + 1e-9, axis=1)))
@@ -531,7 +563,7 @@ def move(numbers, units, targets, costs):
     numbers  float32 (rows, count): a vector in each column
     units    float32 (rows, others): what logits get if a number grows by 1, so numbers.T @ units are the logits
     targets  float32 (count, others)
-    costs    float32 (rows): see `costs`
+    costs    float32 (rows): what a size larger by 1 costs, in half squared error
     """
     rows, others = units.shape
     for i in prange(len(targets)):
@@ -582,10 +614,7 @@ def move(numbers, units, targets, costs):
 
 def sigmoids(logits):
     """The sigmoid of logits, by NumPy: the hyperbolic tangent never overflows."""
-    outputs = np.tanh(logits / 2)
-    outputs /= 2
-    outputs += 0.5
-    return outputs
+    return 0.5 + np.tanh(logits / 2) / 2
 
 
 def row_lengths(numbers):
@@ -675,46 +704,45 @@ def smooth(picture, record):
     for lefts, rights in borders(picture, record):
         across = differences(lefts, rights)
         for left, right, row in zip(lefts, rights, record.correction / 64):
-            move = sum(c * difference for c, difference in zip(row, across))
-            left += move
-            right -= move
+            shift = sum(c * difference for c, difference in zip(row, across))
+            left += shift
+            right -= shift
     return picture
 
 
 def smoothed(record, pictures, exact):
     """The record with the smoothing that suits it, and the mean squared errors: of each picture, and of all samples."""
-    # By least squares, the correction brings the differences at borders nearest to those of the pictures. As both sides
-    # move, a difference changes by twice the correction, and half of what its square loses is lost in squared error.
+    # With d the differences across borders and e the errors of these, least squares give the matrix T for which T d is
+    # nearest to e. Each side moves by half of that.
     reach = len(record.correction)
     gram, moment = np.zeros((2, reach, reach))
-    square = 0
     outputs = reconstruct(record)
     for output, picture in zip(outputs, pictures):
         errors = output - picture.reshape(output.shape) / 255
-        square += np.sum(errors * errors)
         for sides, error_sides in zip(borders(output, record), borders(errors, record)):
             across = differences(*sides)
             gram += products(across, across)
             moment += products(across, differences(*error_sides))
-    twice = lstsq(gram, moment, rcond=None)[0]
+    transposed = lstsq(gram, moment, rcond=None)[0]
+    smoother = record._replace(correction=np.int64(np.rint(64 * transposed.T / 2)))
 
-    # Where patches don't go on next door, smoothing gains little: then the file does without. Exact pictures stay exact.
-    if np.sum(twice * moment) / 2 > 0.01 * square:
-        smoother = record._replace(correction=np.int64(np.rint(64 * twice.T / 2)))
+    # Where patches don't go on next door, smoothing gains less than 1 %: the file does without. Exact pictures stay exact.
+    plain = mean_squares(pictures, finish(outputs, record))
+    if smoother.correction.any():
         losses, loss = mean_squares(pictures, finish(outputs, smoother))
-        if not losses[exact].any():
+        if loss < 0.99 * plain[1] and not losses[exact].any():
             return smoother, losses, loss
-    return record, *mean_squares(pictures, finish(outputs, record))
+    return record, *plain
 
 
-# The coder of the whole numbers is a binary range coder with adaptive chances (Martin 1979; Mahoney's lpaq), in integers only,
+# The coder of the whole numbers is a binary range coder with adaptive chances (Martin 1979; Mahoney 2005), in integers only,
 # so that it decodes alike on every machine. One function serves both directions: the decoder knows the same as the encoder
 # when a bit comes, so both learn the same chances.
 
 LOW, HIGH, VALUE, PLACE, DECODING = range(5)  # places in the state of the coder
 KINDS = 12  # kinds of planes: the first eleven have chances of their own, the others share some
 SURROUNDINGS = 13  # classes of the sizes around a number: their length in bits
-LENGTHS = 32  # lengths of numbers in bits
+LENGTHS = 32  # numbers have fewer bits than that
 
 
 @njit
@@ -770,11 +798,11 @@ def bit_length(number):
 
 @njit
 def expected(plane, row, column):
-    """What the neighbours of a number let expect: the median of left, above, and left + above - corner."""
+    """What the known neighbours of a number suggest: the median of left, above, and left + above - corner."""
     left = plane[row, column - 1] if column else 0
     above = plane[row - 1, column] if row else 0
     if row == 0 or column == 0:
-        return left + above
+        return left + above  # one of them, or 0
     return max(min(left, above), min(max(left, above), left + above - plane[row - 1, column - 1]))
 
 
@@ -794,11 +822,12 @@ def code_planes(coder, stream, planes, size_chances, digit_chances):
     """Write planes of whole numbers, int64 (planes, rows, columns), or read them in place."""
     # A plane that varies little is told by differences from what is expected. A number is told by its length in bits, in
     # unary; then its digits below the first; then its sign. How likely a length is depends on the plane, on the sizes of
-    # the neighbours that are known, and on the numbers of the planes before, at the same place.
+    # the neighbours that are known, and on the numbers of the planes before, at the same place. When planes are read, they
+    # hold zeros at first, and the bits given to `code_bit` are ignored.
     count, rows, columns = planes.shape
     by_difference = np.zeros(count, np.int64)
     for k in range(count):
-        by_difference[k] = code_bit(coder, stream, digit_chances, 1, varies_little(planes[k]))
+        by_difference[k] = code_bit(coder, stream, digit_chances, KINDS + min(k, KINDS - 1), varies_little(planes[k]))
     for row in range(rows):
         for column in range(columns):
             before = 0
@@ -821,14 +850,15 @@ def code_planes(coder, stream, planes, size_chances, digit_chances):
                 context = (kind * SURROUNDINGS + min(bit_length(near), SURROUNDINGS - 1)) * LENGTHS
                 size = abs(plane[row, column] - base)
                 length = 0
-                while length < LENGTHS - 1 and code_bit(coder, stream, size_chances, context + length, int(length < bit_length(size))):
+                goal = bit_length(size)
+                while length < LENGTHS - 1 and code_bit(coder, stream, size_chances, context + length, int(length < goal)):
                     length += 1
                 number = min(length, 1)
                 for digit in range(length - 2, -1, -1):
                     context = length * LENGTHS + digit
                     number = 2 * number + code_bit(coder, stream, digit_chances, context, size >> digit & 1)
                 before = (before + 2 * number + 1) // 2
-                if number and code_bit(coder, stream, digit_chances, 0, int(plane[row, column] < base)):
+                if number and code_bit(coder, stream, digit_chances, kind, int(plane[row, column] < base)):
                     number = -number
                 plane[row, column] = base + number
 
@@ -851,19 +881,21 @@ LZMA_FILTERS = [{"id": 0x4000000000000001, "preset": 6}]  # lzma.FILTER_LZMA1
 def pack(record):
     """The bytes of a file: see its layout at the top."""
     count, patches = record.code_numbers.shape
+    head = VERSION, record.channels, record.width, record.height, record.exponent, count, len(record.shapes)
     sizes = grids(record.shapes, record.width, record.height)
     ends = np.cumsum([rows * columns for rows, columns in sizes])
-    head = VERSION, record.channels, record.width, record.height, record.exponent, count, len(record.shapes)
-    codes = [part.reshape(count, *size) for part, size in zip(np.split(record.code_numbers, ends, axis=1), sizes)]
-    weights = record.weight_numbers.reshape(count, record.height, record.width, record.channels).transpose(3, 0, 1, 2)
-    weights = weights.reshape(-1, record.height, record.width)
+    grid_parts = zip(np.split(record.code_numbers, ends[:-1], axis=1), sizes)
+
+    # If each picture has a component of its own, these have nothing to do with each other, and are coded one by one.
+    pixels = record.weight_numbers.reshape(count, record.height, record.width, record.channels)
+    pixel_parts = np.split(pixels, 1 if count < patches else count)
     groups = [
         [np.array([[head]]), record.shapes.T[:, :, None], record.correction[None]],
-        codes,
-        np.split(weights, 1 if count < patches else count),
+        [part.reshape(count, *size) for part, size in grid_parts],
+        [part.transpose(3, 0, 1, 2).reshape(-1, record.height, record.width) for part in pixel_parts],
     ]
 
-    # By the coder: eight bytes per number are always enough.
+    # By the coder. Eight bytes per number are more than it ever takes; it stops rather than write behind them.
     numbers = np.concatenate([np.ravel(array) for arrays in groups for array in arrays])
     stream = np.zeros(8 * numbers.size + 64, np.uint8)
     coder = np.array([0, 0xFFFFFFFF, 0, 0, 0])
@@ -876,11 +908,11 @@ def pack(record):
 
     # By LZMA, if the numbers fit into two bytes; it is better where a picture repeats itself.
     if np.array_equal(numbers, np.int16(numbers)):
-        differences = np.diff(np.int16(numbers), prepend=np.int16(0))
-        repeated = b"\1" + lzma.compress(differences.astype("<i2").tobytes(), lzma.FORMAT_RAW, filters=LZMA_FILTERS)
+        changes = np.diff(np.int16(numbers), prepend=np.int16(0))
+        repeated = b"\1" + lzma.compress(changes.astype("<i2").tobytes(), lzma.FORMAT_RAW, filters=LZMA_FILTERS)
         content = min(content, repeated, key=len)
     samples = patches * record.weight_numbers.shape[1]
-    return content.ljust((samples - 2**20) // 256, b"\0")
+    return content.ljust(ceil((samples - 2**20) / 256), b"\0")
 
 
 def unpack(content):
@@ -906,14 +938,15 @@ def unpack(content):
     correction = read(0, 1, reach, reach)[0]
     code_numbers = np.concatenate([read(1, count, *size).reshape(count, prod(size)) for size in sizes], axis=1)
     parts = 1 if count < patches else count
-    weights = [read(2, channels * count // parts, height, width) for _ in range(parts)]
-    weights = np.concatenate(weights).reshape(channels, count, height, width).transpose(1, 2, 3, 0)
-    return Record(channels, width, height, exponent, shapes, correction, code_numbers, weights.reshape(count, samples))
+    planes = [read(2, channels * count // parts, height, width) for _ in range(parts)]
+    pixels = [part.reshape(channels, count // parts, height, width).transpose(1, 2, 3, 0) for part in planes]
+    weight_numbers = np.concatenate(pixels).reshape(count, samples)
+    return Record(channels, width, height, exponent, shapes, correction, code_numbers, weight_numbers)
 
 
 def read_by_coder(content):
     """Function that reads the next array of whole numbers, of a group and a shape."""
-    stream = np.frombuffer(bytearray(content), np.uint8)
+    stream = np.frombuffer(bytearray(content), np.uint8)  # can be written, like that of `pack`: one type, compiled once
     coder = np.array([0, 0xFFFFFFFF, int.from_bytes(content[:4].ljust(4, b"\0"), "big"), 4, 1])
     chances = [fresh_chances() for _ in range(3)]
 
@@ -976,16 +1009,14 @@ def draw(name, width, height):
     with suppress(TypeError, ValueError):
         values = np.asarray(values)
         shape = (height, width, 3) if values.ndim == 3 else (height, width)
-        if np.isrealobj(values) and np.allclose(values, np.clip(values, 0, 1), rtol=0):
+        if np.isrealobj(values) and np.allclose(values, np.clip(values, 0, 1), rtol=0, atol=1e-6):
             return to_levels(np.broadcast_to(values, shape))
     raise Refused(f"pattern {name}: has to return {height} x {width} numbers from 0 to 1")
 
 
 def to_levels(values):
     """Values from 0 to 1 as the nearest of 256 levels, uint8; halves go up, even if they came out a hair below."""
-    levels = values * 255.0
-    levels += 0.500000001
-    return np.uint8(np.clip(levels, 0, 255, out=levels))
+    return np.uint8(np.clip(values * 255.0 + 0.500000001, 0, 255))
 
 
 def read_picture(path):
@@ -1091,7 +1122,7 @@ def comparison(pictures, decoded):
 
 # ---------------------------------------------------------------------------------------------- plumbing
 #
-# Nothing here is about pictures or learning: mistakes, files, printing, Ctrl-C, machine code.
+# What any program needs: mistakes, files, printing, Ctrl-C, machine code.
 
 
 
@@ -1114,7 +1145,7 @@ def check_constants():
     check("EPOCHS", EPOCHS, (int,), 1, 1_000_000_000)
     check("LEARNING_RATE", LEARNING_RATE, (int, float), 0.001, 2)
     if TARGET_PSNR is not None:
-        check("TARGET_PSNR, unless it is None,", TARGET_PSNR, (int, float), 1, 100)
+        check("TARGET_PSNR", TARGET_PSNR, (int, float), 1, 100)
     check("LOG_EVERY", LOG_EVERY, (int,), 1, 1_000_000_000)
     check("SEED", SEED, (int,), 0, 1_000_000_000)
     if not isinstance(IMAGES, (tuple, list)) or not IMAGES or not all(
@@ -1158,8 +1189,8 @@ def write_results(folder, pictures, decoded, content):
     files["compressed.bin"] = content
     files["comparison.png"] = png(comparison(pictures[:8], decoded[:8]))
     write_files(folder, files)
-    for path in folder.glob("final_decoded_*.p[gp]m"):
-        if path.name not in files:
+    for path in folder.iterdir():
+        if path.name not in files and re.fullmatch(r"final_decoded_\d+\.p[gp]m", path.name):
             path.unlink()
 
 
@@ -1237,7 +1268,7 @@ def advise(loss, target_psnr, targets, codes):
 
 @contextmanager
 def ctrl_c_noted():
-    """Within this block, Ctrl-C raises nothing: it makes the list longer that the block gets."""
+    """Within this block, Ctrl-C only appends to the list that the block gets."""
     presses = []
     before = signal.getsignal(signal.SIGINT)
 
@@ -1256,7 +1287,11 @@ def ctrl_c_noted():
             signal.signal(signal.SIGINT, before)
 
 
-KERNELS = sigmoid, adam, aligned_zeros, add_gradients, train_epoch, move, code_bit, bit_length, expected, varies_little, code_planes
+KERNELS = (
+    sigmoid, adam, aligned_zeros, add_gradients, add_up, train_epoch,
+    move,
+    code_bit, bit_length, expected, varies_little, code_planes,
+)
 MACHINE_CODE = HERE / "__pycache__"  # folder where numba keeps what it compiled
 
 
@@ -1264,7 +1299,7 @@ class Locator:
     """Tells numba where machine code is kept, and how it knows that it is up to date."""
 
     # By itself numba compiles anew if anything in the file has changed, and here constants change all the time. Kernels call
-    # each other, so the machine code of each is up to date as long as the text of all is.
+    # each other, so the machine code of each is up to date as long as the text of all is, and the numbers that they use.
     def __init__(self, function):
         self.function = function
 
@@ -1279,14 +1314,16 @@ class Locator:
         MACHINE_CODE.mkdir(exist_ok=True)
 
     def get_source_stamp(self):
-        return "".join(getsource(kernel.py_func) for kernel in KERNELS)
+        sources = [getsource(kernel.py_func) for kernel in KERNELS]
+        return "".join(sources) + repr((KINDS, SURROUNDINGS, LENGTHS))
 
     def get_disambiguator(self):
         return self.function.__module__
 
 
-# The setting is the whole process's, so it is put back.
-locators, config.CACHE_LOCATOR_CLASSES = config.CACHE_LOCATOR_CLASSES, f"{__name__}.Locator"
+# NUMBA_CACHE_LOCATOR_CLASSES is a setting of numba 0.62 and newer. It is the whole process's, so it is put back.
+locators = config.CACHE_LOCATOR_CLASSES
+config.CACHE_LOCATOR_CLASSES = f"{__name__}.Locator"
 for kernel in KERNELS:
     kernel.enable_caching()
 config.CACHE_LOCATOR_CLASSES = locators
@@ -1325,6 +1362,7 @@ def rehearse(part):
 
 def load_kernels():
     """Load the machine code of all kernels; what is missing is compiled first, which takes some seconds."""
+    # Everything is rehearsed. If that needs no compiler, all is loaded.
     try:
         with install_listener("numba:compile", Missing()):
             for part in PARTS:
@@ -1333,15 +1371,15 @@ def load_kernels():
     except Missing:
         pass
     except Exception:
-        # The files are damaged.
+        # The files are probably damaged.
         try:
             for path in MACHINE_CODE.glob(f"{Path(__file__).stem}.*.nb[ci]"):
                 path.unlink()
         except OSError:
             raise Refused(f"the machine code in {MACHINE_CODE} is damaged: delete that folder") from None
 
-    # Others compile what works with floats, and this process loads it: numba optimises what it loads once more than what it
-    # has just compiled, so the last digits could differ. Only whole numbers are the same either way.
+    # Two other processes compile what works with floats, and save it; this one compiles the coder, and then loads. Numba
+    # optimises what it loads once more than what it has just compiled, so the last digits could differ: whole numbers can't.
     say("compiling ...")
     children = []
     try:
@@ -1370,8 +1408,11 @@ def compile_part(part):
 
 def main():
     """Run the program. Returns the exit status: 0, 2 after a mistake, 130 after Ctrl-C."""
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["compile"] and arguments[1:] in [["train"], ["choose"]]:
+        return rehearse(arguments[1])  # for `load_kernels`
     try:
-        if sys.argv[1:]:
+        if arguments:
             raise Refused("takes no arguments: edit the constants at the top of the file, and run it again")
         if lzma is None:
             raise Refused("this Python was built without lzma, which the program needs")
@@ -1385,4 +1426,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(rehearse(sys.argv[2]) if sys.argv[1:2] == ["compile"] and len(sys.argv) == 3 else main())
+    sys.exit(main())
