@@ -99,9 +99,9 @@ def read(content):
     reach = min(4, width // 2, height // 2)
     correction = take(0, 1, reach, reach)[0]
     codes = np.hstack([take(1, components, *grid).reshape(components, grid[0] * grid[1]) for grid in grids])
-    parts = components if components == codes.shape[1] else 1  # then each number of a code is told on its own
+    parts = components if components == codes.shape[1] else 1  # then the weights of each component are told on their own
     weights = [take(2, channels * components // parts, height, width) for _ in range(parts)]
-    weights = np.concatenate(weights).reshape(channels, components, height, width)
+    weights = np.hstack([part.reshape(channels, components // parts, height, width) for part in weights])
     return SimpleNamespace(channels=channels, width=width, height=height, exponent=exponent, shapes=shapes, whole=whole,
                            correction=correction, codes=codes, weights=weights)  # fmt: skip
 
@@ -217,8 +217,8 @@ def test_a_whole_picture_on_paper(program):
 
 
 def test_opponent_colours_on_paper(program):
-    """1 x 1 pixels, 2 patches and components: the first is red minus blue; the second, with weights of 0, nothing."""
-    (picture,) = program.decompress(written(1, 3, 1, 1, 0, 2, 1, 1, 2, 5, -5, 0, 0, 0, 0, 500, 0, 0, 0))
+    """2 patches of 1 x 1 pixels; their only component is red minus blue."""
+    (picture,) = program.decompress(written(1, 3, 1, 1, 0, 1, 1, 1, 2, 5, -5, 0, 500, 0))
     assert picture.tolist() == [[[255, 128, 0], [0, 128, 255]]]
 
 
