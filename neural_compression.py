@@ -39,7 +39,7 @@ The decoder, and what training minimises; i is a patch, p a sample, k a number o
     gradient of decoder[k, p]:  sum over i of d[i, p] codes[i, k]
 
 Pictures are either whole, one patch each, or cut. The patches of cut pictures have neighbours, so their weights are
-expressed in cosines (see `cosines`), and the borders between them are smoothed (see `smooth`).
+expressed in cosines (see `patch_bases`), and the borders between them are smoothed (see `smooth`).
 
 The file on disk, compressed.bin, is one sequence of whole numbers:
 
@@ -51,13 +51,13 @@ The file on disk, compressed.bin, is one sequence of whole numbers:
     correction                      (reach, reach), in 1/64: see `smooth`; reach is 4, or half of the shorter side of a patch
     code numbers                    cut pictures, one after the other: (components, rows, columns of patches)
                                     whole pictures: (components, pictures, 1)
-    weight numbers                  (channels * components, height, width), the components of a channel one after the other
-                                    as many components as whole pictures: (channels, height, width), one after the other
+    weight numbers                  (channels * components, height, width), the components of a channel one after the other;
+                                    if there are as many components as patches, each by itself: (channels, height, width)
 
 The first byte says how the sequence is written. 0: by the range coder below, each array by `code_planes`; three groups have
 chances of their own: all up to the correction, the code numbers, and the weight numbers. 1: as differences from number to
 number, two bytes each, by LZMA. Zeros may follow, since a file has at least a byte for every 256 samples behind the first
-million: so a damaged file can't ask for much memory.
+million, a picture counting as 64 at least: so a damaged file can't ask for much memory.
 
 To decode, take the weights from the weight numbers (for cut pictures, back from cosines), and divide each row of the code
 numbers by its length, or by 1 if that is more:
@@ -436,6 +436,12 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     rounds = 0 if exact.all() else int(np.clip(1e7 / targets.size, *ROUNDS))
     scores, weights = components(codes, decoder)
 
+    def attempt(exponent):
+        """The record for a step, its loss, and whether it will do."""
+        record = quantise(pictures, targets, scores, weights, exponent, rounds, width, height)
+        record, losses, loss = smoothed(record, pictures, exact)
+        return record, loss, loss <= allowed and not losses[exact].any()
+
     # The coarsest step that will do is searched for. `fine` is the coarsest exponent that has passed, `coarse` the finest
     # that has failed; nothing between them has been tried. Steps finer than `finest` ask for more digits than float32 has.
     finest = ceil(STEPS * log2(norm(scores, axis=1).max() / 2**22 + 1e-9))
@@ -443,10 +449,8 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     fine, fine_loss, coarse, coarse_loss = -inf, 0, inf, inf
     with ctrl_c_noted() as interrupts:
         while coarse - fine > 1:
-            record = quantise(pictures, targets, scores, weights, exponent, rounds, width, height)
-            record, losses, loss = smoothed(record, pictures, exact)
+            record, loss, passed = attempt(exponent)
             say(f"rounding step {2 ** (exponent / STEPS):.4g}: {quality(loss)}")
-            passed = loss <= allowed and not losses[exact].any()
             if passed or exponent == finest:
                 best, fine, fine_loss = record, exponent, loss
             else:
@@ -458,8 +462,17 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
             if near_enough or all_zero or nothing_passes or interrupts and fine > -inf:
                 break
             exponent = max(finest, next_exponent(fine, fine_loss, coarse, coarse_loss, allowed))
+
+        # From step to step, loss and bytes jump a little. Where tries cost next to nothing, the smallest file near by is taken.
+        content = pack(best)
+        for exponent in range(fine - 12, fine + 13) if targets.size < 1e5 else ():
+            record, loss, passed = attempt(exponent)
+            if passed and len(pack(record)) < len(content):
+                best, content = record, pack(record)
+            if interrupts:
+                break
     say(f"rounding step {2 ** (best.exponent / STEPS):.4g} is taken")
-    return pack(best)
+    return content
 
 
 def next_exponent(fine, fine_loss, coarse, coarse_loss, allowed):
@@ -526,7 +539,7 @@ def choose(scores, weights, step, rounds, targets, bases):
     price = PRICE * step**2 * np.mean((targets - targets**2) ** 2 + 1e-4)
     turned = np.ascontiguousarray(targets.T)
     for _ in range(rounds):
-        units = float32(step / row_lengths(code_numbers) * turn_back(weight_numbers, bases))
+        units = np.ascontiguousarray(step / row_lengths(code_numbers) * turn_back(weight_numbers, bases), float32)
         move(code_numbers, units, targets, bit_costs(code_numbers, price))
 
         # With these code numbers, the weights are fitted on a grid eight times finer, at no cost, and then rounded. Here a
@@ -631,8 +644,8 @@ def cosines(size):
 def patch_bases(width, height, channels, whole):
     """Orthonormal bases for the rows, columns and channels of a patch; None for whole pictures, which keep their pixels."""
     # The weights of cut pictures are smooth, so in cosines and opponent colours most of them are 0. As the bases are
-    # orthonormal, an error of one step costs the same as in pixels.
-    if whole:
+    # orthonormal, an error of one step costs the same as in pixels. For patches of more than 128 a side they would be large.
+    if whole or max(width, height) > 128:
         return None
     opponents = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]])
     colours = opponents / norm(opponents, axis=1, keepdims=True) if channels == 3 else np.eye(channels)
@@ -723,7 +736,7 @@ def smoothed(record, pictures, exact):
             across = differences(*sides)
             gram += products(across, across)
             moment += products(across, differences(*error_sides))
-    transposed = lstsq(gram, moment, rcond=None)[0]
+    transposed = lstsq(gram, moment, rcond=1e-3)[0]
     smoother = record._replace(correction=np.int64(np.rint(64 * transposed.T / 2)))
 
     # Where patches don't go on next door, smoothing gains less than 1 %: the file does without. Exact pictures stay exact.
@@ -911,19 +924,19 @@ def pack(record):
         changes = np.diff(np.int16(numbers), prepend=np.int16(0))
         repeated = b"\1" + lzma.compress(changes.astype("<i2").tobytes(), lzma.FORMAT_RAW, filters=LZMA_FILTERS)
         content = min(content, repeated, key=len)
-    samples = patches * record.weight_numbers.shape[1]
+    samples = max(patches * record.weight_numbers.shape[1], 64 * len(record.shapes))
     return content.ljust(ceil((samples - 2**20) / 256), b"\0")
 
 
 def unpack(content):
     """The record in the bytes of a file. Raises ValueError if they are damaged, or of another program."""
-    # A file of this length can't hold more samples: see `pack`.
+    # A file of this length can't hold more samples, and a picture counts as 64 at least: see `pack`.
     most = 256 * len(content) + 2**20
     read = read_by_coder(content[1:]) if content[:1] == b"\0" else read_by_lzma(content[1:], 4 * most)
     version, channels, width, height, exponent, count, pictures = read(0, 1, 1, 7).ravel().tolist()
     if version != VERSION or channels not in (1, 3) or abs(exponent) > 64 * STEPS:
         raise ValueError("not a file of this version of the program")
-    if min(width, height, pictures) < 1 or pictures * width * height * channels > most:
+    if min(width, height, pictures) < 1 or pictures * max(width * height * channels, 64) > most:
         raise ValueError("the file announces more than it can hold")
     shapes = read(0, 2, pictures, 1)[..., 0].T
     if shapes.min() < 1 or shapes.max() > most:
