@@ -73,7 +73,7 @@ import signal
 import sys
 import zlib
 from contextlib import contextmanager, redirect_stdout, suppress
-from glob import glob
+from glob import escape, glob
 from inspect import getsource
 from io import StringIO
 from math import ceil, cos, hypot, inf, log, log2, log10, pi, prod, sqrt
@@ -303,9 +303,11 @@ def with_moments(vectors, learned, size):
 def start(targets, latent_dim, seed):
     """Codes, (patches, latent_dim + 1), and decoder, (latent_dim + 1, samples), to start from; each code ends in a 1.
 
-    targets are (patches, samples), from 0 to 1. latent_dim is lowered to the number of patches, or of samples, if above:
-    a matrix of logits has no higher rank, so more numbers would be of no use.
+    targets are (patches, samples), from 0 to 1. latent_dim, at least 1, is lowered to the number of patches, or of samples,
+    if above: a matrix of logits has no higher rank, so more numbers would be of no use.
     """
+    if latent_dim < 1:
+        raise ValueError("latent_dim has to be at least 1")
     patches, samples = targets.shape
     latent_dim = min(latent_dim, patches, samples)
     clipped = np.clip(targets, 0.02, 0.98)
@@ -340,8 +342,8 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10):
         raise ValueError("targets, codes and decoder have to fit together")
     if not 0 <= targets.min() <= targets.max() <= 1:
         raise ValueError("targets have to lie between 0 and 1")
-    if epochs < 1 or log_every < 1:
-        raise ValueError("epochs and log_every have to be at least 1")
+    if epochs < 1 or log_every < 1 or not 0 < learning_rate < inf:
+        raise ValueError("epochs and log_every have to be at least 1, and learning_rate above 0")
 
     # The columns of the decoder are treated like codes: a vector for each sample. A logit is the product of that vector and
     # a code, so how far it moves depends on how long codes are. A code's last number, the 1, isn't learned.
@@ -424,27 +426,30 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     targets = cut(pictures, width, height)
     if codes.shape != (len(targets), len(decoder)) or decoder.shape[1] != targets.shape[1]:
         raise ValueError("pictures, codes and decoder have to fit together")
+    if not abs(codes).max() * abs(decoder).max() < 1e12:
+        raise ValueError("codes and decoder have to be finite, and not so large")
 
     # Pictures that training made exact stay exact, unless the target asks for less.
     learned = join(sigmoids(codes @ decoder), [picture.shape for picture in pictures], width, height)
     losses, loss = mean_squares(pictures, [to_levels(picture) for picture in learned])
-    asked = 0 if target_psnr is None else 10 ** (-target_psnr / 10)
+    asked = 0 if target_psnr is None else 10 ** (-float(target_psnr) / 10)
     allowed = asked if loss < asked else 1.01 * loss
     exact = (losses == 0) & (loss >= asked)
 
     # More rounds of choosing make smaller files; large pictures get fewer of them. Where all has to be exact, none helps.
     rounds = 0 if exact.all() else int(np.clip(1e7 / targets.size, *ROUNDS))
     scores, weights = components(codes, decoder)
+    finest = ceil(STEPS * log2(norm(scores, axis=1).max() / 2**22 + 1e-9))  # float32 has no more digits than that
 
     def attempt(exponent):
         """The record for a step, its loss, and whether it will do."""
-        record = quantise(pictures, targets, scores, weights, exponent, rounds, width, height)
+        rounds_now = rounds if exponent > finest else 0
+        record = quantise(pictures, targets, scores, weights, exponent, rounds_now, width, height)
         record, losses, loss = smoothed(record, pictures, exact)
         return record, loss, loss <= allowed and not losses[exact].any()
 
     # The coarsest step that will do is searched for. `fine` is the coarsest exponent that has passed, `coarse` the finest
-    # that has failed; nothing between them has been tried. Steps finer than `finest` ask for more digits than float32 has.
-    finest = ceil(STEPS * log2(norm(scores, axis=1).max() / 2**22 + 1e-9))
+    # that has failed; nothing between them has been tried.
     exponent = max(0, finest)
     fine, fine_loss, coarse, coarse_loss = -inf, 0, inf, inf
     with ctrl_c_noted() as interrupts:
@@ -506,7 +511,7 @@ def components(codes, decoder):
     # If each patch can have a component of its own, a row of weights is the logits of one patch: then what repeats in a
     # picture repeats in the file (7,000 bytes for the three patterns; principal components 60,000). The 16 only sets where
     # the search begins. Beyond -8 and 8 a logit is black or white in 8 bits.
-    if codes.shape[1] >= len(codes):
+    if len(codes) <= min(codes.shape[1], decoder.shape[1]):
         return 16 * np.eye(len(codes)), np.clip(codes @ decoder, -8, 8) / 16
 
     # Otherwise components come from the singular value decomposition of the logits: then most of the bits are in few of
@@ -930,6 +935,7 @@ def pack(record):
 
 def unpack(content):
     """The record in the bytes of a file. Raises ValueError if they are damaged, or of another program."""
+    content = bytes(content)
     # A file of this length can't hold more samples, and a picture counts as 64 at least: see `pack`.
     most = 256 * len(content) + 2**20
     read = read_by_coder(content[1:]) if content[:1] == b"\0" else read_by_lzma(content[1:], 4 * most)
@@ -1037,7 +1043,10 @@ def read_picture(path):
     # As Netpbm specifies it: a magic number, width, height and maxval, with white space or comments between them; a
     # single white space; and the raster, in P2 and P3 as decimal numbers. What lies behind the raster isn't read.
     refusal = Refused(f"{path}: isn't a whole PGM or PPM file (P2, P3, P5, P6); the README shows how to convert a picture")
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise Refused(f"{path}: {error.strerror}") from None
     space = rb"(?:\s|#[^\r\n]*[\r\n])"
     header = re.match(rb"P([2356])" + 3 * (space + rb"+(\d{1,9})") + space, content)
     if header is None:
@@ -1088,6 +1097,10 @@ def cut(pictures, width, height):
         raise ValueError("pictures have to be a list of uint8 arrays")
     if {picture.ndim for picture in pictures} != {2} and {picture.shape[2:] for picture in pictures} != {(3,)}:
         raise ValueError("pictures have to be all (height, width), or all (height, width, 3)")
+
+    width, height = int(width), int(height)
+    if width < 1 or height < 1:
+        raise ValueError("width and height have to be at least 1")
 
     patches = []
     for picture in pictures:
@@ -1162,7 +1175,7 @@ def check_constants():
     check("LOG_EVERY", LOG_EVERY, (int,), 1, 1_000_000_000)
     check("SEED", SEED, (int,), 0, 1_000_000_000)
     if not isinstance(IMAGES, (tuple, list)) or not IMAGES or not all(
-            isinstance(name, str) for name in (OUTPUT_DIR, *IMAGES)):
+            isinstance(name, str) and "\0" not in name for name in (OUTPUT_DIR, *IMAGES)):
         raise Refused('IMAGES and OUTPUT_DIR: have to be like ("cat.pgm",), with a comma, and "outputs"')
 
 
@@ -1178,9 +1191,10 @@ def load_pictures(images, width, height, folder):
         names += found
 
     # A run replaces its results, so they can't be its input, nor what a link leads to.
+    results = "final_decoded_", "generated_", "comparison.png", "compressed.bin"
     for path in [HERE / name for name in names]:
-        for place in (path, path.resolve()):
-            if place.name.startswith(("final_decoded_", "generated_")) and place.parent.resolve() == folder.resolve():
+        for place in (path, Path(os.path.realpath(path))):
+            if place.name.startswith(results) and os.path.realpath(place.parent) == os.path.realpath(folder):
                 raise Refused(f"IMAGES: {path} would be replaced by this run: copy it out of OUTPUT_DIR")
 
     pictures = [draw(name, width, height) if name in PATTERNS else read_picture(HERE / name) for name in names]
@@ -1203,7 +1217,7 @@ def write_results(folder, pictures, decoded, content):
     files["comparison.png"] = png(comparison(pictures[:8], decoded[:8]))
     write_files(folder, files)
     for path in folder.iterdir():
-        if path.name not in files and re.fullmatch(r"final_decoded_\d+\.p[gp]m", path.name):
+        if path.name not in files and path.is_file() and re.fullmatch(r"final_decoded_\d+\.p[gp]m", path.name):
             path.unlink()
 
 
@@ -1216,6 +1230,9 @@ def write_files(folder, files):
     """Write files, {name: bytes}, to a folder beside their places, then move all there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for name in files:
+            if (folder / name).is_dir():
+                raise OSError(f"{folder / name} is a folder")
         with TemporaryDirectory(prefix=".", dir=folder) as beside:
             for name, content in files.items():
                 Path(beside, name).write_bytes(content)
@@ -1239,7 +1256,7 @@ def say(line):
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
-            raise
+            raise Refused(f"can't print: {error}") from None
 
 
 def say_sizes(targets, codes, asked):
@@ -1334,11 +1351,13 @@ class Locator:
         return self.function.__module__
 
 
-# NUMBA_CACHE_LOCATOR_CLASSES is a setting of numba 0.62 and newer. It is the whole process's, so it is put back.
+# NUMBA_CACHE_LOCATOR_CLASSES is a setting of numba 0.62 and newer. It is the whole process's, so it is put back. Where the
+# folder can't be written, under a profiler and without a compiler (NUMBA_DISABLE_JIT), nothing is kept.
 locators = config.CACHE_LOCATOR_CLASSES
 config.CACHE_LOCATOR_CLASSES = f"{__name__}.Locator"
-for kernel in KERNELS:
-    kernel.enable_caching()
+with suppress(AttributeError, RuntimeError):
+    for kernel in KERNELS if os.access(HERE, os.W_OK) else ():
+        kernel.enable_caching()
 config.CACHE_LOCATOR_CLASSES = locators
 
 
@@ -1386,7 +1405,7 @@ def load_kernels():
     except Exception:
         # The files are probably damaged.
         try:
-            for path in MACHINE_CODE.glob(f"{Path(__file__).stem}.*.nb[ci]"):
+            for path in MACHINE_CODE.glob(f"{escape(Path(__file__).stem)}.*.nb[ci]"):
                 path.unlink()
         except OSError:
             raise Refused(f"the machine code in {MACHINE_CODE} is damaged: delete that folder") from None
@@ -1416,7 +1435,10 @@ def compile_part(part):
     for _ in KERNELS:
         with suppress(OSError):
             return rehearse(part)
-    rehearse(part)
+    try:
+        rehearse(part)
+    except OSError as error:
+        raise Refused(f"machine code: {error}") from None
 
 
 def main():
@@ -1432,7 +1454,7 @@ def main():
         return run()
     except KeyboardInterrupt:
         status, words = 130, "interrupted before there were results to save"
-    except (Refused, OSError, UnicodeError, MemoryError) as error:
+    except (Refused, UnicodeError, MemoryError) as error:
         status, words = 2, str(error) or "not enough memory"
     print("neural_compression.py:", printable(words), file=sys.stderr)
     return status
