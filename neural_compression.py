@@ -20,7 +20,7 @@ Glossary, with the sizes of a grey photograph of 768 x 512 in patches of 8 x 8, 
     samples    numbers in a patch: width * height * channels                               64
     targets    the patches' samples, from 0 to 1         (patches, samples)                6144 x 64
     codes      the latent codes, each followed by a 1    (patches, latent_dim + 1)         6144 x 33
-    decoder    weights, and the bias in the last row     (latent_dim + 1, samples)         33 x 64
+    decoder    a row per number, the bias as the last    (latent_dim + 1, samples)         33 x 64
     logits     codes @ decoder                           (patches, samples)                6144 x 64
     scores     the codes in the basis of components      (components, patches)             33 x 6144
     weights    logits = scores.T @ weights               (components, samples)             33 x 64
@@ -137,7 +137,7 @@ def run():
         decoded = decompress(content)
         write_results(folder, pictures, decoded, content)
         report(names, pictures, decoded, content)
-        advise(losses[-1], TARGET_PSNR, targets, codes)
+        advise(targets, codes, decoder, TARGET_PSNR, content)
     return 130 if interrupts else 0
 
 
@@ -155,7 +155,8 @@ def sigmoid(z):
     """1 / (1 + exp(-z)) of a float32, to 1e-6, in a form that the compiler vectorises."""
     # exp(-z) = exp(x)^64 with x = -z / 64. Three terms of the series give e = exp(x) - 1, and six squarings the power:
     # (1 + e)^2 = 1 + (e e + 2 e), so no digits get lost. The error of the series, x^4 / 24, is below 1e-6 in the result:
-    # 64 x^4 / 24 times y (1 - y) is largest at z = 4. The last line is 1 / (2 + e), in a form that is 1/2 for z = 0.
+    # 64 x^4 / 24 times y (1 - y) is largest at z = 4. The last line is 1 / (2 + e), in a form that is exactly 1/2 for z = 0
+    # even if the compiler approximates the division.
     x = max(float32(-18), min(float32(18), z)) / float32(-64)
     e = x + x * x * (float32(0.5) + x / float32(6))
     for _ in range(6):
@@ -381,6 +382,7 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10):
             if interrupts:
                 say(f"Ctrl-C: training ends after epoch {epoch + 1}")
                 break
+    # The vectors of a side are its first array, in tiles.
     codes, decoder = (np.concatenate(side[0], axis=1) for side in (code_side, sample_side))
     return codes[:, :patches].T, decoder[:, :samples], losses
 
@@ -420,7 +422,7 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     """The file with the coarsest rounding found that gives pictures with target_psnr dB over all their samples, in bytes.
 
     pictures are as in `cut`; codes and decoder are what `train` returns for their patches. Without a target, or if
-    training missed it, up to 0.05 dB gets lost, and pictures that training made exact stay so. Ctrl-C ends the search
+    it is out of reach, up to 0.05 dB gets lost, and pictures that training made exact stay so. Ctrl-C ends the search
     as soon as a file will do. Raises ValueError if the arguments don't fit together.
     """
     targets = cut(pictures, width, height)
@@ -429,12 +431,17 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     if not abs(codes).max() * abs(decoder).max() < 1e12:
         raise ValueError("codes and decoder have to be finite, and not so large")
 
+    width, height = int(width), int(height)
+    if target_psnr is not None and not target_psnr > 0:
+        raise ValueError("target_psnr has to be above 0")
+
     # Pictures that training made exact stay exact, unless the target asks for less.
-    learned = join(sigmoids(codes @ decoder), [picture.shape for picture in pictures], width, height)
-    losses, loss = mean_squares(pictures, [to_levels(picture) for picture in learned])
+    shapes = [picture.shape for picture in pictures]
+    learned = join(sigmoids(codes @ decoder), shapes, width, height)
+    learned_losses, learned_loss = mean_squares(pictures, [to_levels(picture) for picture in learned])
     asked = 0 if target_psnr is None else 10 ** (-float(target_psnr) / 10)
-    allowed = asked if loss < asked else 1.01 * loss
-    exact = (losses == 0) & (loss >= asked)
+    allowed = asked or 1.01 * learned_loss
+    exact = (learned_losses == 0) & (learned_loss >= asked)
 
     # More rounds of choosing make smaller files; large pictures get fewer of them. Where all has to be exact, none helps.
     rounds = 0 if exact.all() else int(np.clip(1e7 / targets.size, *ROUNDS))
@@ -442,11 +449,11 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     finest = ceil(STEPS * log2(norm(scores, axis=1).max() / 2**22 + 1e-9))  # float32 has no more digits than that
 
     def attempt(exponent):
-        """The record for a step, its loss, and whether it will do."""
+        """The record for a step, its loss, and whether exact pictures are still exact."""
         rounds_now = rounds if exponent > finest else 0
         record = quantise(pictures, targets, scores, weights, exponent, rounds_now, width, height)
         record, losses, loss = smoothed(record, pictures, exact)
-        return record, loss, loss <= allowed and not losses[exact].any()
+        return record, loss, not losses[exact].any()
 
     # The coarsest step that will do is searched for. `fine` is the coarsest exponent that has passed, `coarse` the finest
     # that has failed; nothing between them has been tried.
@@ -454,10 +461,16 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     fine, fine_loss, coarse, coarse_loss = -inf, 0, inf, inf
     with ctrl_c_noted() as interrupts:
         while coarse - fine > 1:
-            record, loss, passed = attempt(exponent)
+            record, loss, unharmed = attempt(exponent)
             say(f"rounding step {2 ** (exponent / STEPS):.4g}: {quality(loss)}")
+            if fine == -inf and coarse - exponent >= STEPS and loss > 0.97 * coarse_loss:
+                # Half the step or less gains next to nothing, so the target is out of reach. What was learned is kept, or
+                # what rounding has made of it if that is far better. Steps that have failed may do.
+                allowed = 1.01 * min(max(learned_loss, loss), 1.5 * loss)
+                coarse, coarse_loss = inf, inf
+            passed = unharmed and loss <= allowed
             if passed or exponent == finest:
-                best, fine, fine_loss = record, exponent, loss
+                best, fine, fine_loss = record, exponent, loss  # nothing finer than `finest` would be better
             else:
                 coarse, coarse_loss = exponent, loss
 
@@ -470,12 +483,14 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
 
         # From step to step, loss and bytes jump a little. Where tries cost next to nothing, the smallest file near by is taken.
         content = pack(best)
-        for exponent in range(fine - 12, fine + 13) if targets.size < 1e5 else ():
-            record, loss, passed = attempt(exponent)
-            if passed and len(pack(record)) < len(content):
-                best, content = record, pack(record)
-            if interrupts:
-                break
+        around = 12 if targets.size < 1e5 else 0
+        for exponent in range(fine - around, fine + around + 1):
+            if interrupts or exponent == fine:
+                continue
+            record, loss, unharmed = attempt(exponent)
+            packed = pack(record)
+            if unharmed and loss <= allowed and len(packed) < len(content):
+                best, content = record, packed
     say(f"rounding step {2 ** (best.exponent / STEPS):.4g} is taken")
     return content
 
@@ -534,13 +549,13 @@ def quantise(pictures, targets, scores, weights, exponent, rounds, width, height
 def choose(scores, weights, step, rounds, targets, bases):
     """Whole numbers of scores and weights, (components, patches) and (components, samples), by what they cost."""
     # One step suits all numbers. With c and w the whole numbers of a component, its part of the logits is
-    # step * c / |c| * w, and |w| is about |c|: so 1 more in c or in w adds about step^2 to the squared error of the logits.
-    # At first the numbers are the nearest.
+    # step * c / |c| * w. Rows of weights have a length of about 1 and are multiplied by |c|, so |w| is about |c|, and 1 more
+    # in c or in w adds about step^2 to the squared error of the logits. At first the numbers are the nearest.
     code_numbers = np.rint(float32(scores / step))
     weight_numbers = to_whole(weights * row_lengths(code_numbers), bases)
 
-    # What one step makes in squared error of the samples is step^2 times the mean square of the sigmoid's slope; the 1e-4
-    # is for pictures in black and white.
+    # For the samples, that is step^2 times the mean square of the sigmoid's slope. A bit may cost 2 * PRICE times as much;
+    # `price` is half of that, as `move` counts in halves. The 1e-4 is for pictures in black and white.
     price = PRICE * step**2 * np.mean((targets - targets**2) ** 2 + 1e-4)
     turned = np.ascontiguousarray(targets.T)
     for _ in range(rounds):
@@ -652,8 +667,10 @@ def patch_bases(width, height, channels, whole):
     # orthonormal, an error of one step costs the same as in pixels. For patches of more than 128 a side they would be large.
     if whole or max(width, height) > 128:
         return None
-    opponents = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]])
-    colours = opponents / norm(opponents, axis=1, keepdims=True) if channels == 3 else np.eye(channels)
+    colours = np.eye(channels)
+    if channels == 3:
+        opponents = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]])
+        colours = opponents / norm(opponents, axis=1, keepdims=True)
     return cosines(height), cosines(width), colours
 
 
@@ -841,7 +858,8 @@ def code_planes(coder, stream, planes, size_chances, digit_chances):
     # A plane that varies little is told by differences from what is expected. A number is told by its length in bits, in
     # unary; then its digits below the first; then its sign. How likely a length is depends on the plane, on the sizes of
     # the neighbours that are known, and on the numbers of the planes before, at the same place. When planes are read, they
-    # hold zeros at first, and the bits given to `code_bit` are ignored.
+    # hold zeros at first, and the bits given to `code_bit` are ignored. In digit_chances, the first KINDS are for signs and
+    # the next KINDS for planes that vary little; digits begin at 2 * LENGTHS, as only lengths of 2 and more have any.
     count, rows, columns = planes.shape
     by_difference = np.zeros(count, np.int64)
     for k in range(count):
@@ -850,9 +868,11 @@ def code_planes(coder, stream, planes, size_chances, digit_chances):
         for column in range(columns):
             before = 0
             for k in range(count):
-                if coder[PLACE] > len(stream) + 4:
+                if coder[PLACE] > len(stream) + 4:  # the decoder is 4 bytes ahead: anything more isn't there
                     return
                 plane = planes[k]
+                # `near` is some 8 times the size to expect; `before` is a sum over the planes before, in which each counts
+                # half as much as the next.
                 base = expected(plane, row, column) if by_difference[k] else 0
                 near = 3 * before
                 if column:
@@ -875,7 +895,7 @@ def code_planes(coder, stream, planes, size_chances, digit_chances):
                 for digit in range(length - 2, -1, -1):
                     context = length * LENGTHS + digit
                     number = 2 * number + code_bit(coder, stream, digit_chances, context, size >> digit & 1)
-                before = (before + 2 * number + 1) // 2
+                before = number + (before + 1) // 2
                 if number and code_bit(coder, stream, digit_chances, kind, int(plane[row, column] < base)):
                     number = -number
                 plane[row, column] = base + number
@@ -893,7 +913,7 @@ def grids(shapes, width, height):
     return [(len(sizes), 1)] if whole else sizes
 
 
-LZMA_FILTERS = [{"id": 0x4000000000000001, "preset": 6}]  # lzma.FILTER_LZMA1
+LZMA_FILTERS = [{"id": 0x4000000000000001, "preset": 6}]  # lzma.FILTER_LZMA1 as a number, since there may be no lzma
 
 
 def pack(record):
@@ -930,7 +950,8 @@ def pack(record):
         repeated = b"\1" + lzma.compress(changes.astype("<i2").tobytes(), lzma.FORMAT_RAW, filters=LZMA_FILTERS)
         content = min(content, repeated, key=len)
     samples = max(patches * record.weight_numbers.shape[1], 64 * len(record.shapes))
-    return content.ljust(ceil((samples - 2**20) / 256), b"\0")
+    least = ceil((samples - 2**20) / 256)
+    return content.ljust(least, b"\0")
 
 
 def unpack(content):
@@ -938,6 +959,8 @@ def unpack(content):
     content = bytes(content)
     # A file of this length can't hold more samples, and a picture counts as 64 at least: see `pack`.
     most = 256 * len(content) + 2**20
+    if content[:1] not in (b"\0", b"\1"):
+        raise ValueError("not a file of this program")
     read = read_by_coder(content[1:]) if content[:1] == b"\0" else read_by_lzma(content[1:], 4 * most)
     version, channels, width, height, exponent, count, pictures = read(0, 1, 1, 7).ravel().tolist()
     if version != VERSION or channels not in (1, 3) or abs(exponent) > 64 * STEPS:
@@ -1187,7 +1210,7 @@ def load_pictures(images, width, height, folder):
         if name not in PATTERNS and not (HERE / name).is_file():
             found = sorted(path for path in glob(name, root_dir=HERE) if (HERE / path).is_file())
         if not found:
-            raise Refused(f"IMAGES: {HERE / name} is no file, and {name} none of the patterns {', '.join(PATTERNS)}")
+            raise Refused(f"IMAGES: {HERE / name} matches no file, and {name} none of the patterns {', '.join(PATTERNS)}")
         names += found
 
     # A run replaces its results, so they can't be its input, nor what a link leads to.
@@ -1205,7 +1228,7 @@ def load_pictures(images, width, height, folder):
 
 
 def write_patterns(folder, names, pictures):
-    """Save the pictures of patterns."""
+    """Save the pictures of patterns; even if there are none, a folder that can't be written is found out here."""
     drawn = [(name, picture) for name, picture in zip(names, pictures) if name in PATTERNS]
     write_files(folder, {f"generated_{name}.{ending(picture)}": netpbm(picture) for name, picture in drawn})
 
@@ -1265,8 +1288,7 @@ def say_sizes(targets, codes, asked):
     used = codes.shape[1] - 1
     line = f"codes to train: {patches}, numbers per code: {used}"
     if used < asked:
-        need = f"{patches} patches need" if used == patches else f"patches of {samples} samples need"
-        line += f" ({asked} asked; {need} no more)"
+        line += f" ({asked} asked; no more are needed for {patches} patches of {samples} samples)"
     say(line)
 
 
@@ -1281,19 +1303,23 @@ def report(names, pictures, decoded, content):
     for name, each in zip(names, losses):
         say(f"{name}: {quality(each)}")
     say(f"all pictures: {quality(loss)}")
+    size = len(content)
     raw = sum(picture.size for picture in pictures)
-    bits = 8 * len(content) / sum(picture.shape[0] * picture.shape[1] for picture in pictures)
-    say(f"compressed.bin: {len(content)} bytes, {bits:.3f} bits per pixel, {len(content) / raw:.3f} of raw")
+    pixels = sum(picture[..., 0].size if picture.ndim == 3 else picture.size for picture in pictures)
+    say(f"compressed.bin: {size} bytes, {8 * size / pixels:.3f} bits per pixel, {size / raw:.3f} of raw")
 
 
-def advise(loss, target_psnr, targets, codes):
-    """Print what to change if training didn't reach the target, or by less than 1 dB, which makes files large."""
-    if target_psnr is None or loss < 10 ** (-(target_psnr + 1) / 10):
-        return
-    used = codes.shape[1] - 1
-    more = min(2 * used, *targets.shape)
-    words = f"LATENT_DIM = {more} allows more" if more > used else "more EPOCHS or smaller patches may allow more"
-    say(f"TARGET_PSNR {target_psnr}: training reached {-10 * log10(loss):.1f} dB; {words}")
+def advise(targets, codes, decoder, target_psnr, content):
+    """Print what to change if training hardly reached the target, which makes files large, or if the file is large anyway."""
+    learned = to_levels(sigmoids(codes @ decoder)) / float32(255)
+    loss = np.mean((learned - targets) ** 2)
+    if target_psnr is not None and loss > 10 ** (-(target_psnr + 1) / 10):
+        used = codes.shape[1] - 1
+        more = min(2 * used, *targets.shape)
+        words = f"more EPOCHS or LATENT_DIM = {more}" if more > used else "more EPOCHS or smaller patches"
+        say(f"TARGET_PSNR {target_psnr}: training reached {-10 * log10(loss):.1f} dB; {words} would allow more")
+    if len(content) > targets.size / 2:
+        say("a large file: WIDTH = HEIGHT = 8, LATENT_DIM = 64 and a TARGET_PSNR suit photographs")
 
 
 @contextmanager
@@ -1345,7 +1371,7 @@ class Locator:
 
     def get_source_stamp(self):
         sources = [getsource(kernel.py_func) for kernel in KERNELS]
-        return "".join(sources) + repr((KINDS, SURROUNDINGS, LENGTHS))
+        return "".join(sources) + repr((LOW, HIGH, VALUE, PLACE, DECODING, KINDS, SURROUNDINGS, LENGTHS))
 
     def get_disambiguator(self):
         return self.function.__module__

@@ -76,7 +76,7 @@ def test_default_run_gives_every_picture_back_and_says_so(default_run):
     check_results(folder / "outputs", output)
 
     lines = output.splitlines()
-    assert lines[:2] == ["compiling ...", "codes to train: 3, numbers per code: 3 (16 asked; 3 patches need no more)"]
+    assert lines[:2] == ["compiling ...", "codes to train: 3, numbers per code: 3 (16 asked; no more are needed for 3 patches of 65536 samples)"]
     log = [re.fullmatch(r"epoch +(\d+)/1000  loss (\S+)  PSNR (\S+) dB  \S+ s, \S+ s left", line) for line in lines[2:102]]
     assert [int(line[1]) for line in log] == list(range(10, 1001, 10))
     assert all(abs(-10 * math.log10(float(line[2])) - float(line[3])) < 0.01 for line in log) and float(log[-1][3]) > 80
@@ -219,8 +219,8 @@ def test_odd_sizes_come_back_exact(run_imported, tmp_path, width, height, latent
 @pytest.mark.parametrize(
     "size, latent_dim, words",
     [
-        (4000, 16, "1, numbers per code: 1 (16 asked; 1 patches need no more)\n"),  # larger than any picture
-        (2, 5, "25, numbers per code: 4 (5 asked; patches of 4 samples need no more)\n"),
+        (4000, 16, "1, numbers per code: 1 (16 asked; no more are needed for 1 patches of 100 samples)\n"),  # larger than any picture
+        (2, 5, "25, numbers per code: 4 (5 asked; no more are needed for 25 patches of 4 samples)\n"),
         (2, 4, "25, numbers per code: 4\n"),
     ],
 )
