@@ -283,8 +283,10 @@ print(numba.get_num_threads(), file=sys.stderr)
 """
 
 
-def test_the_number_of_threads_changes_no_byte():
+def test_the_number_of_threads_changes_no_byte(program):
     """Neither of what is learned nor of the file; more samples than patches, fewer, equally many; whatever is set for BLAS."""
+    for part in program.PARTS:  # so that all three load their machine code: what a process has compiled can differ a little
+        program.rehearse(part)
     command, outputs = [sys.executable, "-c", THREADS, str(SCRIPT.parent)], []
     processes = [start(command, {"NUMBA_NUM_THREADS": n, "OPENBLAS_NUM_THREADS": n}) for n in "123"]
     for threads, process in zip("123", processes):
