@@ -268,10 +268,10 @@ def test_ctrl_c_at_any_moment_ends_training_between_two_epochs(program, monkeypa
 # ----------------------------------------------------------------------- threads, sigmoid
 
 THREADS = """
-import hashlib, numba, sys
+import hashlib, sys
 sys.path.insert(0, sys.argv[1])
-import numpy as np
 import neural_compression as program
+import numba, numpy as np
 program.say = lambda line: None
 for patches, width, height in ((3, 60, 50), (700, 4, 8), (64, 8, 8)):
     pictures = [np.random.default_rng(0).integers(0, 256, (height * patches, width), np.uint8)]
