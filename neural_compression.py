@@ -48,7 +48,7 @@ The file on disk, compressed.bin, is one sequence of whole numbers:
     exponent                        the rounding step is 2^(exponent / 64)
     components, pictures            how many there are
     shapes                          the heights of all pictures, then their widths
-    correction                      (reach, reach), in 1/64: see `smooth`; reach is 4, or half of the shorter side of a patch
+    correction                      (reach, reach), in 1/64: see `smooth`; reach is half of the shorter side of a patch, at most 4
     code numbers                    cut pictures, one after the other: (components, rows, columns of patches)
                                     whole pictures: (components, pictures, 1)
     weight numbers                  (channels * components, height, width), the components of a channel one after the other;
@@ -59,8 +59,8 @@ chances of their own: all up to the correction, the code numbers, and the weight
 number, two bytes each, by LZMA. Zeros may follow, since a file has at least a byte for every 256 samples behind the first
 million, a picture counting as 64 at least: so a damaged file can't ask for much memory.
 
-To decode, take the weights from the weight numbers (for cut pictures, back from cosines), and divide each row of the code
-numbers by its length, or by 1 if that is more:
+To decode, take the weights from the weight numbers (back from cosines, for cut pictures with patches of up to 128 a side),
+and divide each row of the code numbers by its length, or by 1 if that is more:
 
     logits = (step * code_numbers / lengths).T @ weights
 """
