@@ -270,6 +270,14 @@ def test_target_psnr_is_reached_by_at_most_a_little_more(program, shape):
     assert sizes == sorted(sizes) and sizes[0] < sizes[-1] / 2
 
 
+def test_a_target_above_what_few_epochs_have_learned_is_reached_by_rounding(program):
+    picture = photograph(90, 120)
+    targets = program.cut([picture], 8, 8)
+    codes, decoder, losses = program.train(targets, *program.start(targets, 24, 0), 3)
+    assert -10 * np.log10(losses[-1]) < 30
+    assert psnr([picture], program.decompress(program.compress([picture], codes, decoder, 8, 8, 32))) >= 32
+
+
 def test_what_training_reached_is_kept_to_0_05_db_and_a_target_just_below_is_reached(program):
     picture = photograph(90, 120)
     model = learn(program, [picture], 8, 8, 6)
