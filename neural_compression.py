@@ -38,8 +38,8 @@ The decoder, and what training minimises; i is a patch, p a sample, k a number o
     gradient of codes[i, k]:    sum over p of d[i, p] decoder[k, p]
     gradient of decoder[k, p]:  sum over i of d[i, p] codes[i, k]
 
-Pictures are either whole, one patch each, or cut. The patches of cut pictures have neighbours, so their weights are
-expressed in cosines (see `patch_bases`), and the borders between them are smoothed (see `smooth`).
+If each picture is one patch, the pictures are whole. Otherwise they are cut, all of them. The patches of cut pictures have
+neighbours, so their weights are told in cosines (see `patch_bases`), and the borders between them are smoothed (see `smooth`).
 
 The file on disk, compressed.bin, is one sequence of whole numbers:
 
@@ -59,10 +59,11 @@ chances of their own: all up to the correction, the code numbers, and the weight
 number, two bytes each, by LZMA. Zeros may follow, since a file has at least a byte for every 256 samples behind the first
 million, a picture counting as 64 at least: so a damaged file can't ask for much memory.
 
-To decode, take the weights from the weight numbers (back from cosines, for cut pictures with patches of up to 128 a side),
-and divide each row of the code numbers by its length, or by 1 if that is more:
+To decode, make the weights from the weight numbers: for cut pictures, with patches of up to 128 a side, turn them back from
+cosines and opponent colours. Then, with max(1, length) of each row of the code numbers as lengths:
 
     logits = (step * code_numbers / lengths).T @ weights
+    outputs = sigmoid(logits), put together to pictures, smoothed if they are cut, and rounded to 256 levels
 """
 
 # Left out are deeper decoders, prediction of a patch from its neighbours, and transparency.
@@ -77,8 +78,8 @@ from glob import escape, glob
 from inspect import getsource
 from io import StringIO
 from math import ceil, cos, hypot, inf, log, log2, log10, pi, prod, sqrt
+from multiprocessing import get_context
 from pathlib import Path
-from subprocess import DEVNULL, Popen
 from tempfile import TemporaryDirectory
 from threading import current_thread, main_thread
 from time import perf_counter
@@ -146,7 +147,7 @@ def run():
 # These four were found by `tests/quality.py choices`.
 CODE_RATE = 0.15  # how far a code moves per epoch, at first
 SAMPLE_RATE = 1.0  # how far the logits of a sample move per epoch, at first, about
-CODE_LENGTH = 16  # of a code, if there are as many numbers per code as patches: it outweighs the 1 behind it
+CODE_LENGTH = 16  # of a code, if there are as many numbers per code as patches
 BETAS = 0.8, 0.95  # of Adam's running means, in the first and in the last epoch
 
 
@@ -164,7 +165,7 @@ def sigmoid(z):
     return float32(0.5) - e / (float32(4) + e + e)
 
 
-@njit(fastmath=True, error_model="numpy")
+@njit(forceinline=True, fastmath=True, error_model="numpy")
 def adam(vectors, gradient, mean, square, rate, share):
     """Move vectors against their gradients, in place: Adam with one second moment per vector.
 
@@ -204,7 +205,7 @@ def aligned_zeros(rows, size):
     return room[first : first + rows * size].reshape((rows, size))
 
 
-@njit(fastmath=True, error_model="numpy")
+@njit(forceinline=True, fastmath=True, error_model="numpy")
 def add_gradients(long, short, targets, delta, long_gradient, short_gradient):
     """Add what four vectors of the short side give to the long gradient, and set theirs. Returns the squared error.
 
@@ -230,7 +231,8 @@ def add_gradients(long, short, targets, delta, long_gradient, short_gradient):
             delta[i, n] = error * (output - output * output)
             squared_error += error * error
 
-    # On either side, the gradient is the sum of delta times the other side's vectors.
+    # On either side, the gradient is the sum of delta times the other side's vectors. The four sums of the short side have
+    # names of their own, so that they stay in registers.
     for k in range(rows):
         a = b = c = d = float32(0)
         for n in range(size):
@@ -261,27 +263,31 @@ def add_up(parts):
 
 
 @njit(parallel=True, fastmath=True, error_model="numpy")
-def train_epoch(long, long_mean, long_square, long_rate, short, short_mean, short_square, short_rate, targets, share):
+def train_epoch(long, long_rate, short, short_rate, targets, share):
     """One epoch, in place: both sides move. Returns the squared error of each tile. Threads share out the tiles.
 
-    long, short   float32 (tiles, rows, size): the vectors of either side, as from `tiled`
-    mean, square  float32 (tiles, learned rows, size) and (tiles, size): the moments of either side, see `adam`
+    long, short   vectors and their two moments, each in tiles: see `with_moments`
     targets       float32 (tiles of the long side, vectors of the short side, size)
+    rates, share  as in `adam`
     """
-    errors = np.empty(len(long), float32)
-    gradients = np.empty((len(long), *short.shape), float32)
-    for tile in prange(len(long)):
-        gradient = aligned_zeros(long.shape[1], long.shape[2])
-        delta = aligned_zeros(short.shape[2], long.shape[2])
+    vectors, mean, square = long
+    short_vectors, short_mean, short_square = short
+    tiles, rows, size = vectors.shape
+    fours = len(short_vectors)
+    errors = np.empty(tiles, float32)
+    short_gradients = np.empty((tiles, *short_vectors.shape), float32)
+    for tile in prange(tiles):
+        gradient = aligned_zeros(rows, size)
+        delta = aligned_zeros(short_vectors.shape[2], size)
         errors[tile] = 0
-        for four in range(len(short)):
-            errors[tile] += add_gradients(long[tile], short[four], targets[tile, 4 * four : 4 * four + 4],
-                                          delta, gradient, gradients[tile, four])
-        adam(long[tile], gradient, long_mean[tile], long_square[tile], long_rate, share)
+        for four in range(fours):
+            errors[tile] += add_gradients(vectors[tile], short_vectors[four], targets[tile, 4 * four : 4 * four + 4],
+                                          delta, gradient, short_gradients[tile, four])
+        adam(vectors[tile], gradient, mean[tile], square[tile], long_rate, share)
 
-    add_up(gradients)
-    for four in range(len(short)):
-        adam(short[four], gradients[0, four], short_mean[four], short_square[four], short_rate, share)
+    add_up(short_gradients)
+    for four in range(fours):
+        adam(short_vectors[four], short_gradients[0, four], short_mean[four], short_square[four], short_rate, share)
     return errors
 
 
@@ -315,16 +321,18 @@ def start(targets, latent_dim, seed):
     logits = np.log(clipped / (1 - clipped))
     logits -= logits.mean(axis=0)
 
-    # The codes are the principal components of the targets' logits, by subspace iteration on the side with fewer
-    # vectors, scaled to equal length: training then needs a tenth of the epochs (`tests/quality.py start`).
+    # The codes are the principal components of the targets' logits, scaled to equal length: training then needs a tenth
+    # of the epochs (`tests/quality.py start`). They are found by subspace iteration, among the patches or among the
+    # samples, whichever are fewer.
     wide = logits if patches <= samples else logits.T
     basis = np.random.default_rng(seed).standard_normal((len(wide), latent_dim), float32)
     for _ in range(4):
         basis = qr(wide @ (wide.T @ basis))[0]
     codes = basis if patches <= samples else qr(logits @ basis)[0]
 
-    # With a number per patch, codes are unit vectors and can be of any length; otherwise their numbers have a mean square
-    # of 1, like the 1 behind them.
+    # With a number per patch, codes are orthogonal, and each patch learns nearly by itself. All that they share is the bias:
+    # it is the product with the 1 behind each code, and matters little if codes are long. Otherwise the numbers of codes
+    # have a mean square of 1, like the 1 behind them.
     length = CODE_LENGTH if latent_dim == patches else sqrt(patches)
     return np.insert(length * codes, latent_dim, 1, axis=1), np.zeros((latent_dim + 1, samples))
 
@@ -349,8 +357,8 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10):
     # The columns of the decoder are treated like codes: a vector for each sample. A logit is the product of that vector and
     # a code, so how far it moves depends on how long codes are. A code's last number, the 1, isn't learned.
     code_rate = CODE_RATE * learning_rate
-    mean_square = np.sum(np.square(codes, dtype=float)) / patches
-    sample_rate = SAMPLE_RATE * learning_rate / sqrt(mean_square)
+    code_length = sqrt(np.sum(np.square(codes, dtype=float)) / patches)
+    sample_rate = SAMPLE_RATE * learning_rate / code_length
 
     # The side with more vectors is long; it is cut into tiles, which the threads share out. The other one is cut into
     # fours. What is filled up has vectors of 0 and targets of 1/2: no error, so it never moves.
@@ -371,12 +379,13 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10):
     with ctrl_c_noted() as interrupts:
         for epoch in range(epochs):
             # The rates fall to 0 along half a cosine (Loshchilov and Hutter 2017), while the running means grow longer,
-            # from 5 epochs to 20 (Smith and others 2018). In a running mean, a gradient counts beta times as much with
-            # every epoch; divided by the total weight, it is a mean from the first epoch on (Adam's bias correction).
+            # from 5 epochs to 20: this acts like larger batches (Smith and others 2018). In a running mean, a gradient
+            # counts beta times as much with every epoch; divided by the total weight, it is a mean from the first epoch on
+            # (Adam's bias correction).
             falling = cos(pi / 2 * epoch / epochs) ** 2
             beta = falling * BETAS[0] + (1 - falling) * BETAS[1]
             total_weight = 1 + beta * total_weight
-            errors = train_epoch(*long, falling * long_rate, *short, falling * short_rate, targets, 1 / total_weight)
+            errors = train_epoch(long, falling * long_rate, short, falling * short_rate, targets, 1 / total_weight)
             losses.append(errors.sum(dtype=float) / (patches * samples))
             log_epoch(losses, epochs, log_every, perf_counter() - began)
             if interrupts:
@@ -400,7 +409,7 @@ def log_epoch(losses, epochs, log_every, seconds):
 
 VERSION = 1  # of the layout of the file
 STEPS = 64  # rounding steps to choose from, per factor of two: a step is 2^(exponent / STEPS)
-PRICE = 0.09  # a bit may cost 2 * PRICE times the squared error that one step makes (`tests/quality.py rounding`)
+PRICE = 0.18  # a bit may cost so many times the squared error that one step makes (`tests/quality.py rounding`)
 ROUNDS = 4, 20  # of choosing, for large and for small pictures
 ZERO_BELOW = 0.7  # weights in cosines below this share of a step become 0 (`tests/quality.py rounding`)
 
@@ -435,76 +444,89 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     if target_psnr is not None and not target_psnr > 0:
         raise ValueError("target_psnr has to be above 0")
 
-    # Pictures that training made exact stay exact, unless the target asks for less.
-    shapes = [picture.shape for picture in pictures]
-    learned = join(sigmoids(codes @ decoder), shapes, width, height)
+    # Pictures that training made exact stay exact, unless training is better than what the target asks for.
+    learned = join(sigmoids(codes @ decoder), [picture.shape for picture in pictures], width, height)
     learned_losses, learned_loss = mean_squares(pictures, [to_levels(picture) for picture in learned])
     asked = 0 if target_psnr is None else 10 ** (-float(target_psnr) / 10)
-    allowed = asked or 1.01 * learned_loss
     exact = (learned_losses == 0) & (learned_loss >= asked)
 
-    # More rounds of choosing make smaller files; large pictures get fewer of them. Where all has to be exact, none helps.
+    # More rounds of choosing make smaller files; large pictures get fewer of them. Choosing trades error for bits, so there
+    # is none where all has to be exact, or at the finest step: code numbers stay below 2^22, which float32 holds exactly.
     rounds = 0 if exact.all() else int(np.clip(1e7 / targets.size, *ROUNDS))
+    shapes = np.array([picture.shape[:2] for picture in pictures])
     scores, weights = components(codes, decoder)
-    finest = ceil(STEPS * log2(norm(scores, axis=1).max() / 2**22 + 1e-9))  # float32 has no more digits than that
+    finest = ceil(STEPS * log2(norm(scores, axis=1).max() / 2**22 + 1e-9))
 
     def attempt(exponent):
         """The record for a step, its loss, and whether exact pictures are still exact."""
         rounds_now = rounds if exponent > finest else 0
-        record = quantise(pictures, targets, scores, weights, exponent, rounds_now, width, height)
+        record = quantise(shapes, targets, scores, weights, exponent, rounds_now, width, height)
         record, losses, loss = smoothed(record, pictures, exact)
         return record, loss, not losses[exact].any()
 
-    # The coarsest step that will do is searched for. `fine` is the coarsest exponent that has passed, `coarse` the finest
-    # that has failed; nothing between them has been tried.
-    exponent = max(0, finest)
-    fine, fine_loss, coarse, coarse_loss = -inf, 0, inf, inf
     with ctrl_c_noted() as interrupts:
-        while coarse - fine > 1:
-            record, loss, unharmed = attempt(exponent)
-            say(f"rounding step {2 ** (exponent / STEPS):.4g}: {quality(loss)}")
-            if fine == -inf and coarse - exponent >= STEPS and loss > 0.97 * coarse_loss:
-                # Half the step or less gains next to nothing, so the target is out of reach. What was learned is kept, or
-                # what rounding has made of it if that is far better. Steps that have failed may do.
-                allowed = 1.01 * min(max(learned_loss, loss), 1.5 * loss)
-                coarse, coarse_loss = inf, inf
-            passed = unharmed and loss <= allowed
-            if passed or exponent == finest:
-                best, fine, fine_loss = record, exponent, loss  # nothing finer than `finest` would be better
-            else:
-                coarse, coarse_loss = exponent, loss
-
-            near_enough = passed and loss > 0.98 * allowed > 0
-            all_zero = passed and not record.code_numbers.any()
-            nothing_passes = exponent == finest and not passed
-            if near_enough or all_zero or nothing_passes or interrupts and fine > -inf:
-                break
-            exponent = max(finest, next_exponent(fine, fine_loss, coarse, coarse_loss, allowed))
-
-        # From step to step, loss and bytes jump a little. Where tries cost next to nothing, the smallest file near by is taken.
+        best, allowed = search(attempt, finest, asked, learned_loss, interrupts)
         content = pack(best)
-        around = 12 if targets.size < 1e5 else 0
-        for exponent in range(fine - around, fine + around + 1):
-            if interrupts or exponent == fine:
-                continue
+
+        # From step to step, loss and bytes jump a little. If a try costs next to nothing, the smallest file near by is taken.
+        near_by = range(best.exponent - 20, best.exponent + 21) if targets.size < 1e5 else ()
+        for exponent in near_by:
+            if interrupts:
+                break
             record, loss, unharmed = attempt(exponent)
             packed = pack(record)
             if unharmed and loss <= allowed and len(packed) < len(content):
                 best, content = record, packed
-    say(f"rounding step {2 ** (best.exponent / STEPS):.4g} is taken")
+    say(f"rounding step {step_of(best.exponent):.4g} is taken")
     return content
 
 
+def search(attempt, finest, asked, learned_loss, interrupts):
+    """The record with the coarsest step found that will do, and the loss that was allowed; `attempt` is that of `compress`.
+
+    Without a loss that is asked, what was learned is the measure. If interrupts fill up, the first record that will do is taken.
+    """
+    # `fine` is the coarsest exponent that has passed, `coarse` the finest that has failed; nothing between them has been tried.
+    allowed = asked or 1.01 * learned_loss
+    exponent = max(0, finest)
+    fine, fine_loss, coarse, coarse_loss = -inf, 0, inf, inf
+    while coarse - fine > 1:
+        record, loss, unharmed = attempt(exponent)
+        say(f"rounding step {step_of(exponent):.4g}: {quality(loss)}")
+        passed = unharmed and loss <= allowed
+        hardly_better = coarse - exponent >= STEPS and loss > 0.97 * coarse_loss
+        if hardly_better and not passed and fine == -inf:
+            # Half the step, or less, gains next to nothing: the target is out of reach. From here on, what was learned is
+            # the measure, or this loss if it is larger; but no more than 1.5 times this loss. Then this step passes, and
+            # a coarser one that has failed may pass too.
+            allowed = 1.01 * min(max(learned_loss, loss), 1.5 * loss)
+            coarse, coarse_loss = inf, inf
+            passed = unharmed
+        if passed or exponent == finest:
+            best, fine, fine_loss = record, exponent, loss  # nothing finer than `finest` would be better
+        else:
+            coarse, coarse_loss = exponent, loss
+
+        near_enough = passed and loss > 0.98 * allowed > 0
+        all_zero = passed and record.code_numbers.size == 0
+        nothing_passes = exponent == finest and not passed
+        if near_enough or all_zero or nothing_passes or interrupts and fine > -inf:
+            break
+        exponent = max(finest, next_exponent(fine, fine_loss, coarse, coarse_loss, allowed))
+    return best, allowed
+
+
 def next_exponent(fine, fine_loss, coarse, coarse_loss, allowed):
-    """The exponent to try next: see `compress`."""
-    # Until one try has passed and one has failed, steps change by a factor of 4, which is a stride of 2; but the first
-    # stride is guessed from the loss, which grows a little slower than the step. The first try has the exponent 0.
+    """The exponent to try next: see `search`."""
+    # Until one try has passed and one has failed, steps change by a factor of 4. But if the first try, with the exponent 0,
+    # has a loss, its distance from what is allowed says where the target may be: a loss of which most is rounding and the
+    # rest training grows a little slower than the step, which the 1.3 makes up for.
     if coarse - fine == inf:
         tried, loss, sign = (fine, fine_loss, 1) if coarse == inf else (coarse, coarse_loss, -1)
-        stride = 2.0
+        doublings = 2.0
         if tried == 0 and loss > 0 and allowed > 0:
-            stride = min(max(1.3 * abs(log2(loss / allowed)), 0.25), 2.0)
-        return tried + sign * ceil(STEPS * stride)
+            doublings = min(max(1.3 * abs(log2(loss / allowed)), 0.25), 2.0)
+        return tried + sign * ceil(STEPS * doublings)
 
     # Then the logarithm of the loss is interpolated over the exponent; where that says nothing, the interval is halved.
     fraction = 0.5
@@ -518,14 +540,16 @@ def decompress(content):
 
     Raises ValueError if these can't be the bytes of a file. There is no checksum: other damage gives other pictures.
     """
-    return decode(unpack(content))
+    record = unpack(content)
+    return finish(reconstruct(record), record)
 
 
 def components(codes, decoder):
     """Scores, (components, patches), and weights, (components, samples): scores.T @ weights are the logits."""
     # If each patch can have a component of its own, a row of weights is the logits of one patch: then what repeats in a
-    # picture repeats in the file (7,000 bytes for the three patterns; principal components 60,000). The 16 only sets where
-    # the search begins. Beyond -8 and 8 a logit is black or white in 8 bits.
+    # picture repeats in the file (7,000 bytes for the three patterns; principal components 60,000). Beyond -8 and 8 a logit
+    # is black or white in 8 bits. In the logits the 16 cancels out, as code numbers are divided by their lengths; but
+    # steps above 32 round it to 0.
     if len(codes) <= min(codes.shape[1], decoder.shape[1]):
         return 16 * np.eye(len(codes)), np.clip(codes @ decoder, -8, 8) / 16
 
@@ -536,41 +560,62 @@ def components(codes, decoder):
     return (rotation * lengths).T @ basis.T, weights
 
 
-def quantise(pictures, targets, scores, weights, exponent, rounds, width, height):
+def quantise(shapes, targets, scores, weights, exponent, rounds, width, height):
     """The record for a rounding step of 2^(exponent / STEPS), without smoothing; numbers are chosen in so many rounds."""
     channels = targets.shape[1] // (width * height)
-    shapes = np.array([picture.shape[:2] for picture in pictures])
-    reach = min(4, width // 2, height // 2)
-    bases = patch_bases(width, height, channels, len(targets) == len(pictures))
-    numbers = choose(scores, weights, 2 ** (exponent / STEPS), rounds, targets, bases)
+    bases = patch_bases(shapes, width, height, channels)
+    numbers = choose(scores, weights, step_of(exponent), rounds, targets, bases)
+    reach = reach_of(width, height)
     return Record(channels, width, height, exponent, shapes, np.zeros((reach, reach), int), *numbers)
+
+
+def step_of(exponent):
+    """The rounding step: what 1 in a whole number is worth."""
+    return 2 ** (exponent / STEPS)
+
+
+def reach_of(width, height):
+    """How many pixels on both sides of a border are smoothed, for patches of this size."""
+    return min(4, width // 2, height // 2)
+
+
+def are_whole(shapes, width, height):
+    """Whether each picture, of these shapes (pictures, 2), is one patch: then patches have no neighbours."""
+    return bool(np.all(shapes <= [height, width]))
 
 
 def choose(scores, weights, step, rounds, targets, bases):
     """Whole numbers of scores and weights, (components, patches) and (components, samples), by what they cost."""
     # One step suits all numbers. With c and w the whole numbers of a component, its part of the logits is
-    # step * c / |c| * w. Rows of weights have a length of about 1 and are multiplied by |c|, so |w| is about |c|, and 1 more
-    # in c or in w adds about step^2 to the squared error of the logits. At first the numbers are the nearest.
+    # step * c / |c| * w. Where rows of weights have a length of 1, as from `svd`, |w| is about |c|, and 1 more in c or in w
+    # adds about step^2 to the squared error of the logits. At first the numbers are the nearest.
     code_numbers = np.rint(float32(scores / step))
     weight_numbers = to_whole(weights * row_lengths(code_numbers), bases)
+    code_numbers, weight_numbers = without_zeros(code_numbers, weight_numbers)
 
-    # For the samples, that is step^2 times the mean square of the sigmoid's slope. A bit may cost 2 * PRICE times as much;
-    # `price` is half of that, as `move` counts in halves. The 1e-4 is for pictures in black and white.
+    # To the squared error of the outputs, 1 more adds about step^2 times the mean square of the sigmoid's slope. A bit may
+    # cost PRICE times as much. The 1e-4 is for pictures in black and white, which have no slope.
     price = PRICE * step**2 * np.mean((targets - targets**2) ** 2 + 1e-4)
     turned = np.ascontiguousarray(targets.T)
     for _ in range(rounds):
-        units = np.ascontiguousarray(step / row_lengths(code_numbers) * turn_back(weight_numbers, bases), float32)
-        move(code_numbers, units, targets, bit_costs(code_numbers, price))
+        code_units = np.ascontiguousarray(step / row_lengths(code_numbers) * turn_back(weight_numbers, bases), float32)
+        move(code_numbers, code_units, targets, bit_costs(code_numbers, price))
 
-        # With these code numbers, the weights are fitted on a grid eight times finer, at no cost, and then rounded. Here a
-        # vector is that of a sample.
+        # With these code numbers, the weights are fitted, and then rounded: a vector is that of a sample here. They are
+        # fitted on a grid eight times finer, where bits cost nothing, from where they are. The code numbers have moved, so
+        # their lengths are new.
         lengths = row_lengths(code_numbers)
-        eighths = np.rint(float32(8 / step * units * lengths))
-        move(eighths, float32(step / 8 * code_numbers / lengths), turned, np.zeros(len(lengths), float32))
-        weight_numbers = to_whole(eighths / 8, bases)
+        eighths = np.rint(float32(8 / step * code_units * lengths))
+        weight_units = float32(step / 8 * code_numbers / lengths)
+        move(eighths, weight_units, turned, np.zeros(len(lengths), float32))
+        code_numbers, weight_numbers = without_zeros(code_numbers, to_whole(eighths / 8, bases))
+    return np.int64(code_numbers), np.int64(weight_numbers)
 
+
+def without_zeros(code_numbers, weight_numbers):
+    """Both without the components whose numbers are all 0 on either side: these add nothing to the logits."""
     used = code_numbers.any(axis=1) & weight_numbers.any(axis=1)
-    return np.int64(code_numbers[used]), np.int64(weight_numbers[used])
+    return code_numbers[used], weight_numbers[used]
 
 
 def to_whole(weights, bases):
@@ -596,7 +641,7 @@ def move(numbers, units, targets, costs):
     numbers  float32 (rows, count): a vector in each column
     units    float32 (rows, others): what logits get if a number grows by 1, so numbers.T @ units are the logits
     targets  float32 (count, others)
-    costs    float32 (rows): what a size larger by 1 costs, in half squared error
+    costs    float32 (rows): what a size larger by 1 costs, as a squared error
     """
     rows, others = units.shape
     for i in prange(len(targets)):
@@ -615,8 +660,9 @@ def move(numbers, units, targets, costs):
             square += errors[n] * errors[n]
 
         for k in range(rows):
-            # Half the squared error is taken for a parabola (Gauss and Newton), and its bottom is drawn nearer to 0 by
-            # the cost (soft thresholding). The 1e-9 is for pictures in black and white, where all may be flat.
+            # The squared error is taken for a parabola (Gauss and Newton), and its bottom is drawn nearer to 0 by the cost
+            # (soft thresholding). Gradient and curvature are half of what they are called, and so is the cost next to
+            # them. The 1e-9 is for pictures in black and white, where all may be flat.
             gradient = float32(0)
             curvature = float32(1e-9)
             for n in range(others):
@@ -624,7 +670,7 @@ def move(numbers, units, targets, costs):
                 gradient += errors[n] * slope
                 curvature += slope * slope
             bottom = numbers[k, i] - gradient / curvature
-            size = max(abs(bottom) - costs[k] / curvature, float32(0))
+            size = max(abs(bottom) - costs[k] / 2 / curvature, float32(0))
             proposed = np.rint(np.copysign(size, bottom))
             change = proposed - numbers[k, i]
             if change == 0:
@@ -635,7 +681,7 @@ def move(numbers, units, targets, costs):
             for n in range(others):
                 moved_errors[n] = sigmoid(logits[n] + change * units[k, n]) - targets[i, n]
                 moved_square += moved_errors[n] * moved_errors[n]
-            if moved_square + 2 * costs[k] * (abs(proposed) - abs(numbers[k, i])) < square:
+            if moved_square + costs[k] * (abs(proposed) - abs(numbers[k, i])) < square:
                 numbers[k, i] = proposed
                 square = moved_square
                 for n in range(others):
@@ -661,11 +707,11 @@ def cosines(size):
     return rows / norm(rows, axis=1, keepdims=True)
 
 
-def patch_bases(width, height, channels, whole):
+def patch_bases(shapes, width, height, channels):
     """Orthonormal bases for the rows, columns and channels of a patch; None for whole pictures, which keep their pixels."""
     # The weights of cut pictures are smooth, so in cosines and opponent colours most of them are 0. As the bases are
     # orthonormal, an error of one step costs the same as in pixels. For patches of more than 128 a side they would be large.
-    if whole or max(width, height) > 128:
+    if are_whole(shapes, width, height) or max(width, height) > 128:
         return None
     colours = np.eye(channels)
     if channels == 3:
@@ -689,22 +735,16 @@ def turn_back(weights, bases):
 
 def reconstruct(record):
     """Pictures as the decoder makes them, float64 from 0 to 1, before smoothing."""
-    whole = record.code_numbers.shape[1] == len(record.shapes)
-    bases = patch_bases(record.width, record.height, record.channels, whole)
-    scores = 2 ** (record.exponent / STEPS) * record.code_numbers / row_lengths(record.code_numbers)
+    bases = patch_bases(record.shapes, record.width, record.height, record.channels)
+    scores = step_of(record.exponent) * record.code_numbers / row_lengths(record.code_numbers)
     shapes = [(*shape, record.channels) for shape in record.shapes.tolist()]
     return join(sigmoids(scores.T @ turn_back(record.weight_numbers, bases)), shapes, record.width, record.height)
 
 
-def decode(record):
-    """The pictures that a record holds, uint8 (height, width), or (height, width, 3) in colour."""
-    return finish(reconstruct(record), record)
-
-
 def finish(outputs, record):
-    """Pictures, uint8, of what `reconstruct` returns: smoothed, and rounded to levels."""
+    """Pictures, uint8, of what `reconstruct` returns: smoothed, which overwrites the outputs, and rounded to levels."""
     if record.correction.any():
-        outputs = [smooth(output.copy(), record) for output in outputs]
+        outputs = [smooth(output, record) for output in outputs]
     return [to_levels(output if record.channels == 3 else output[..., 0]) for output in outputs]
 
 
@@ -723,7 +763,7 @@ def borders(picture, record):
 
 def differences(lefts, rights):
     """Right minus left, a list from the border outwards."""
-    return [right - left for left, right in zip(lefts, rights)]
+    return [np.subtract(right, left, dtype=float) for left, right in zip(lefts, rights)]
 
 
 def products(some, others):
@@ -753,15 +793,18 @@ def smoothed(record, pictures, exact):
     gram, moment = np.zeros((2, reach, reach))
     outputs = reconstruct(record)
     for output, picture in zip(outputs, pictures):
-        errors = output - picture.reshape(output.shape) / 255
-        for sides, error_sides in zip(borders(output, record), borders(errors, record)):
+        original = picture.reshape(output.shape)
+        for sides, original_sides in zip(borders(output, record), borders(original, record)):
             across = differences(*sides)
+            levels_across = differences(*original_sides)
+            errors = [difference - levels / 255 for difference, levels in zip(across, levels_across)]
             gram += products(across, across)
-            moment += products(across, differences(*error_sides))
+            moment += products(across, errors)
     transposed = lstsq(gram, moment, rcond=1e-3)[0]
     smoother = record._replace(correction=np.int64(np.rint(64 * transposed.T / 2)))
 
     # Where patches don't go on next door, smoothing gains less than 1 %: the file does without. Exact pictures stay exact.
+    # What is plain is measured first, since smoothing overwrites the outputs.
     plain = mean_squares(pictures, finish(outputs, record))
     if smoother.correction.any():
         losses, loss = mean_squares(pictures, finish(outputs, smoother))
@@ -853,17 +896,17 @@ def varies_little(plane):
 
 
 @njit
-def code_planes(coder, stream, planes, size_chances, digit_chances):
+def code_planes(coder, stream, planes, size_chances, digit_chances, flag_chances):
     """Write planes of whole numbers, int64 (planes, rows, columns), or read them in place."""
     # A plane that varies little is told by differences from what is expected. A number is told by its length in bits, in
     # unary; then its digits below the first; then its sign. How likely a length is depends on the plane, on the sizes of
     # the neighbours that are known, and on the numbers of the planes before, at the same place. When planes are read, they
-    # hold zeros at first, and the bits given to `code_bit` are ignored. In digit_chances, the first KINDS are for signs and
-    # the next KINDS for planes that vary little; digits begin at 2 * LENGTHS, as only lengths of 2 and more have any.
+    # hold zeros at first, and the bits given to `code_bit` are ignored. Of the flag_chances, the first KINDS are for signs,
+    # the others for planes that vary little.
     count, rows, columns = planes.shape
     by_difference = np.zeros(count, np.int64)
     for k in range(count):
-        by_difference[k] = code_bit(coder, stream, digit_chances, KINDS + min(k, KINDS - 1), varies_little(planes[k]))
+        by_difference[k] = code_bit(coder, stream, flag_chances, KINDS + min(k, KINDS - 1), varies_little(planes[k]))
     for row in range(rows):
         for column in range(columns):
             before = 0
@@ -871,8 +914,9 @@ def code_planes(coder, stream, planes, size_chances, digit_chances):
                 if coder[PLACE] > len(stream) + 4:  # the decoder is 4 bytes ahead: anything more isn't there
                     return
                 plane = planes[k]
-                # `near` is some 8 times the size to expect; `before` is a sum over the planes before, in which each counts
-                # half as much as the next.
+                # `before` is the sum of the numbers in the planes before, each counting half as much as the next, so it is
+                # about twice their size. With it, and with up to 6 neighbours, `near` is 6 to 12 times the size to expect.
+                # The size of a neighbour is its distance from `base`, like that of the number itself.
                 base = expected(plane, row, column) if by_difference[k] else 0
                 near = 3 * before
                 if column:
@@ -896,21 +940,22 @@ def code_planes(coder, stream, planes, size_chances, digit_chances):
                     context = length * LENGTHS + digit
                     number = 2 * number + code_bit(coder, stream, digit_chances, context, size >> digit & 1)
                 before = number + (before + 1) // 2
-                if number and code_bit(coder, stream, digit_chances, kind, int(plane[row, column] < base)):
+                if number and code_bit(coder, stream, flag_chances, kind, int(plane[row, column] < base)):
                     number = -number
                 plane[row, column] = base + number
 
 
 def fresh_chances():
-    """Chances of lengths and of digits that know nothing yet, int64 (contexts, 2)."""
-    return [np.tile([32768, 0], (contexts, 1)) for contexts in (KINDS * SURROUNDINGS * LENGTHS, LENGTHS * LENGTHS)]
+    """Chances of lengths, digits and flags that know nothing yet, int64 (contexts, 2)."""
+    contexts = KINDS * SURROUNDINGS * LENGTHS, LENGTHS * LENGTHS, 2 * KINDS
+    return [np.tile([32768, 0], (count, 1)) for count in contexts]
 
 
 def grids(shapes, width, height):
     """How the patches lie: rows and columns of each picture; whole pictures are one column."""
-    sizes = [(-(-tall // height), -(-wide // width)) for tall, wide in shapes.tolist()]
-    whole = all(size == (1, 1) for size in sizes)
-    return [(len(sizes), 1)] if whole else sizes
+    if are_whole(shapes, width, height):
+        return [(len(shapes), 1)]
+    return [(-(-tall // height), -(-wide // width)) for tall, wide in shapes.tolist()]
 
 
 LZMA_FILTERS = [{"id": 0x4000000000000001, "preset": 6}]  # lzma.FILTER_LZMA1 as a number, since there may be no lzma
@@ -924,7 +969,7 @@ def pack(record):
     ends = np.cumsum([rows * columns for rows, columns in sizes])
     grid_parts = zip(np.split(record.code_numbers, ends[:-1], axis=1), sizes)
 
-    # If each picture has a component of its own, these have nothing to do with each other, and are coded one by one.
+    # If each patch has a component of its own, these have nothing to do with each other, and are coded one by one.
     pixels = record.weight_numbers.reshape(count, record.height, record.width, record.channels)
     pixel_parts = np.split(pixels, 1 if count < patches else count)
     groups = [
@@ -933,7 +978,8 @@ def pack(record):
         [part.transpose(3, 0, 1, 2).reshape(-1, record.height, record.width) for part in pixel_parts],
     ]
 
-    # By the coder. Eight bytes per number are more than it ever takes; it stops rather than write behind them.
+    # By the coder. Eight bytes per number are more than it takes: a number below 2^22 is told by some 45 bits, most of which
+    # are likely ones.
     numbers = np.concatenate([np.ravel(array) for arrays in groups for array in arrays])
     stream = np.zeros(8 * numbers.size + 64, np.uint8)
     coder = np.array([0, 0xFFFFFFFF, 0, 0, 0])
@@ -961,7 +1007,7 @@ def unpack(content):
     most = 256 * len(content) + 2**20
     if content[:1] not in (b"\0", b"\1"):
         raise ValueError("not a file of this program")
-    read = read_by_coder(content[1:]) if content[:1] == b"\0" else read_by_lzma(content[1:], 4 * most)
+    read = read_by_coder(content[1:]) if content[:1] == b"\0" else read_by_lzma(content[1:], 5 * most)
     version, channels, width, height, exponent, count, pictures = read(0, 1, 1, 7).ravel().tolist()
     if version != VERSION or channels not in (1, 3) or abs(exponent) > 64 * STEPS:
         raise ValueError("not a file of this version of the program")
@@ -976,7 +1022,7 @@ def unpack(content):
     if patches * samples > most or not 0 <= count <= min(patches, samples):
         raise ValueError("the file announces more than it can hold")
 
-    reach = min(4, width // 2, height // 2)
+    reach = reach_of(width, height)
     correction = read(0, 1, reach, reach)[0]
     code_numbers = np.concatenate([read(1, count, *size).reshape(count, prod(size)) for size in sizes], axis=1)
     parts = 1 if count < patches else count
@@ -1058,7 +1104,8 @@ def draw(name, width, height):
 
 def to_levels(values):
     """Values from 0 to 1 as the nearest of 256 levels, uint8; halves go up, even if they came out a hair below."""
-    return np.uint8(np.clip(values * 255.0 + 0.500000001, 0, 255))
+    levels = values * 255.0 + 0.500000001
+    return np.uint8(np.clip(levels, 0, 255, out=levels))
 
 
 def read_picture(path):
@@ -1088,7 +1135,8 @@ def read_picture(path):
         samples = np.frombuffer(raster, f">u{depth}", min(count, len(raster) // depth))
     if not 0 < len(samples) == count or not max(1, samples.max()) <= maxval < 65536:
         raise refusal
-    return to_levels(samples.reshape((height, width, 3) if channels == 3 else (height, width)) / maxval)
+    levels = to_levels(np.arange(maxval + 1) / maxval)
+    return levels[samples].reshape((height, width, 3) if channels == 3 else (height, width))
 
 
 def netpbm(picture):
@@ -1333,7 +1381,7 @@ def ctrl_c_noted():
         if callable(before) and before is not signal.default_int_handler:
             before(number, frame)  # of a block around this one
 
-    heard = before is not signal.SIG_IGN and current_thread() is main_thread()
+    heard = before not in (signal.SIG_IGN, None) and current_thread() is main_thread()
     if heard:
         signal.signal(signal.SIGINT, note)
     try:
@@ -1377,8 +1425,9 @@ class Locator:
         return self.function.__module__
 
 
-# NUMBA_CACHE_LOCATOR_CLASSES is a setting of numba 0.62 and newer. It is the whole process's, so it is put back. Where the
-# folder can't be written, under a profiler and without a compiler (NUMBA_DISABLE_JIT), nothing is kept.
+# The setting of where numba looks for its cache, NUMBA_CACHE_LOCATOR_CLASSES, is the whole process's, so it is put back.
+# Nothing is kept if the folder can't be written, under a profiler (RuntimeError), and if numba is told to compile nothing, so
+# that kernels are plain functions (AttributeError).
 locators = config.CACHE_LOCATOR_CLASSES
 config.CACHE_LOCATOR_CLASSES = f"{__name__}.Locator"
 with suppress(AttributeError, RuntimeError):
@@ -1388,7 +1437,7 @@ config.CACHE_LOCATOR_CLASSES = locators
 
 
 class Missing(Listener, Exception):
-    """Raised as soon as numba begins to compile."""
+    """As a listener to numba, it raises itself as soon as numba begins to compile."""
 
     def on_start(self, event):
         raise self
@@ -1402,62 +1451,69 @@ PARTS = "train", "choose", "code"  # of the work, each with kernels of its own
 
 def rehearse(part):
     """Do a part of the work for a picture of one pixel, in silence: then its kernels are compiled, or loaded."""
-    pictures = [np.zeros((1, 1), np.uint8)]
-    targets = cut(pictures, 1, 1)
-    one = np.ones((1, 1))
-    with ctrl_c_noted() as interrupts, redirect_stdout(StringIO()):
-        try:
-            if part == "train":
-                train(targets, *start(targets, 1, 0), 1)
-            elif part == "choose":
-                quantise(pictures, targets, one, one, 0, 1, 1, 1)
-            else:
-                pack(quantise(pictures, targets, one, one, 0, 0, 1, 1))
-        finally:
-            if interrupts:
-                raise KeyboardInterrupt
+    targets = cut([np.zeros((1, 1), np.uint8)], 1, 1)
+    one = shapes = np.ones((1, 1), int)
+    with redirect_stdout(StringIO()):
+        if part == "train":
+            train(targets, *start(targets, 1, 0), 1)
+        elif part == "choose":
+            quantise(shapes, targets, one, one, 0, 1, 1, 1)
+        else:
+            pack(quantise(shapes, targets, one, one, 0, 0, 1, 1))
 
 
 def load_kernels():
     """Load the machine code of all kernels; what is missing is compiled first, which takes some seconds."""
-    # Everything is rehearsed. If that needs no compiler, all is loaded.
-    try:
-        with install_listener("numba:compile", Missing()):
-            for part in PARTS:
-                rehearse(part)
-            return
-    except Missing:
-        pass
-    except Exception:
-        # The files are probably damaged.
+    # Everything is rehearsed. If that needs no compiler, all is loaded. While numba compiles, Ctrl-C is only noted: numba
+    # could lose the exception.
+    loaded = []
+    with ctrl_c_noted() as interrupts:
         try:
-            for path in MACHINE_CODE.glob(f"{escape(Path(__file__).stem)}.*.nb[ci]"):
-                path.unlink()
-        except OSError:
-            raise Refused(f"the machine code in {MACHINE_CODE} is damaged: delete that folder") from None
+            with install_listener("numba:compile", Missing()):
+                for part in PARTS:
+                    rehearse(part)
+                    loaded.append(part)
+        except Missing:
+            compile_parts(beside=not loaded)
+        except Exception:
+            # The files are probably damaged.
+            try:
+                for path in MACHINE_CODE.glob(f"{escape(Path(__file__).stem)}.*.nb[ci]"):
+                    path.unlink()
+            except OSError:
+                raise Refused(f"the machine code in {MACHINE_CODE} is damaged: delete that folder") from None
+            compile_parts(beside=False)
+    if interrupts:
+        raise KeyboardInterrupt
 
-    # Two other processes compile what works with floats, and save it; this one compiles the coder, and then loads. Numba
-    # optimises what it loads once more than what it has just compiled, so the last digits could differ: whole numbers can't.
+
+def compile_parts(beside):
+    """Compile what is missing: beside says whether a child process may help."""
+    # The child process compiles all but the first part, and saves it; this process then loads it. On Linux the child begins
+    # as a copy of this process, which is safe as long as no kernel has run here.
     say("compiling ...")
-    children = []
-    try:
-        if __name__ == "__main__":
-            for part in PARTS[:2]:
-                command = [sys.executable, __file__, "compile", part]
-                children.append(Popen(command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL))
-        compile_part("code")
-        for child in children:
-            child.wait()
-        compile_part("train")
-        compile_part("choose")
-    finally:
-        for child in children:
-            child.kill()
+    first, *others = PARTS
+    child = None
+    if beside and __name__ == "__main__" and sys.platform == "linux":
+        child = get_context("fork").Process(target=compile_for_parent, args=(others,))
+        child.start()
+    compile_part(first)
+    if child:
+        child.join()
+    for part in others:
+        compile_part(part)
+
+
+def compile_for_parent(parts):
+    """The work of the child process. What goes wrong here goes wrong in its parent again, which tells it."""
+    with suppress(Exception):
+        for part in parts:
+            compile_part(part)
 
 
 def compile_part(part):
     """Compile a part's kernels, or load them."""
-    # If numba can't save the machine code, it raises an OSError for each kernel, but has it.
+    # If numba can't save a kernel's machine code, it raises an OSError, but has the kernel: the next attempt comes further.
     for _ in KERNELS:
         with suppress(OSError):
             return rehearse(part)
@@ -1470,8 +1526,6 @@ def compile_part(part):
 def main():
     """Run the program. Returns the exit status: 0, 2 after a mistake, 130 after Ctrl-C."""
     arguments = sys.argv[1:]
-    if arguments[:1] == ["compile"] and arguments[1:] in [["train"], ["choose"]]:
-        return rehearse(arguments[1])  # for `load_kernels`
     try:
         if arguments:
             raise Refused("takes no arguments: edit the constants at the top of the file, and run it again")

@@ -127,7 +127,7 @@ def compare(choices):
 def table_rounding():
     """The price of a bit, the rounds of choosing, and what becomes 0: bytes at the same PSNR, after 100 epochs."""
     choices = {"as it is": {}, "nearest numbers": {"ROUNDS": (0, 0)}}
-    choices |= {f"price {price}": {"PRICE": price} for price in (0.06, 0.09, 0.16, 0.24)}
+    choices |= {f"price {price}": {"PRICE": price} for price in (0.12, 0.18, 0.32, 0.48)}
     choices |= {f"{rounds} rounds": {"ROUNDS": (rounds, rounds)} for rounds in (2, 4, 7, 14, 28)}
     choices |= {f"0 below {zone}": {"ZERO_BELOW": zone} for zone in (0.5, 0.6, 0.8)}
     compare(choices)
@@ -135,7 +135,7 @@ def table_rounding():
 
 def unsmoothed(record, pictures, exact):
     """In the place of `smoothed`."""
-    return record, *nc.mean_squares(pictures, nc.decode(record))
+    return record, *nc.mean_squares(pictures, nc.finish(nc.reconstruct(record), record))
 
 
 def table_parts():
@@ -271,7 +271,8 @@ def pca_points(picture, side):
     """
     values = np.float64(nc.cut([picture], side, side))
     left, lengths, right = np.linalg.svd(values, full_matrices=False)
-    bases = nc.patch_bases(side, side, values.shape[1] // side**2, False)
+    shape = np.array([picture.shape[:2]])
+    bases = nc.patch_bases(shape, side, side, values.shape[1] // side**2)
     points = []
     for count in (4, 8, 12, 16, 24, 32, 48, 64):
         for exponent in range(-192, 320, 32):
@@ -279,12 +280,11 @@ def pca_points(picture, side):
             scores = (left[:, :count] * lengths[:count]).T / step
             numbers = np.rint(scores)
             for _ in range(4):
-                pull = nc.PRICE * np.log2(1 + 1 / np.mean(abs(numbers) + 1e-9, axis=1, keepdims=True))
+                pull = nc.PRICE / 2 * np.log2(1 + 1 / np.mean(abs(numbers) + 1e-9, axis=1, keepdims=True))
                 numbers = np.rint(np.sign(scores) * np.maximum(abs(scores) - pull, 0))
             numbers = numbers[numbers.any(axis=1)]
             rows = np.linalg.lstsq(numbers.T, values, rcond=None)[0]
             whole = nc.to_whole(rows * nc.row_lengths(numbers) / step, bases)
-            shape = np.array([picture.shape[:2]])
             fields = len(bases[2]), side, side, -exponent, shape, np.zeros((4, 4), int), np.int64(numbers), np.int64(whole)
             with with_settings({"sigmoids": lambda logits: np.clip(logits, 0, 1)}):
                 record, _, loss = nc.smoothed(nc.Record(*fields), [picture], np.array([False]))
