@@ -56,8 +56,8 @@ The file on disk, compressed.bin, is one sequence of whole numbers:
 
 The first byte says how the sequence is written. 0: by the range coder below, each array by `code_planes`; three groups have
 chances of their own: all up to the correction, the code numbers, and the weight numbers. 1: as differences from number to
-number, two bytes each, by LZMA. Zeros may follow, since a file has at least a byte for every 256 samples behind the first
-million, a picture counting as 64 at least: so a damaged file can't ask for much memory.
+number, two bytes each, by LZMA. Zeros may follow: if n is the number of all samples, or 64 times that of pictures if that is
+more, a file has at least (n - 2^20) / 256 bytes. So a damaged file can't ask for much memory.
 
 To decode, make the weights from the weight numbers: for cut pictures, with patches of up to 128 a side, turn them back from
 cosines and opponent colours. Then, with max(1, length) of each row of the code numbers as lengths:
@@ -148,7 +148,7 @@ def run():
 CODE_RATE = 0.15  # how far a code moves per epoch, at first
 SAMPLE_RATE = 1.0  # how far the logits of a sample move per epoch, at first, about
 CODE_LENGTH = 16  # of a code, if there are as many numbers per code as patches
-BETAS = 0.8, 0.95  # of Adam's running means, in the first and in the last epoch
+BETAS = 0.8, 0.95  # of both of Adam's running means: in the first epoch, and in the last
 
 
 @njit(fastmath=True, error_model="numpy")
@@ -207,7 +207,7 @@ def aligned_zeros(rows, size):
 
 @njit(forceinline=True, fastmath=True, error_model="numpy")
 def add_gradients(long, short, targets, delta, long_gradient, short_gradient):
-    """Add what four vectors of the short side give to the long gradient, and set theirs. Returns the squared error.
+    """Add what four vectors of the short side give to the long gradient, and overwrite theirs. Returns the squared error.
 
     long, long_gradient    float32 (rows, size)
     short, short_gradient  float32 (rows, 4)
@@ -277,8 +277,9 @@ def train_epoch(long, long_rate, short, short_rate, targets, share):
     errors = np.empty(tiles, float32)
     short_gradients = np.empty((tiles, *short_vectors.shape), float32)
     for tile in prange(tiles):
-        gradient = aligned_zeros(rows, size)
-        delta = aligned_zeros(short_vectors.shape[2], size)
+        room = aligned_zeros(rows + 4, size)  # one piece of memory for both: 6 % faster with three pictures
+        gradient = room[:rows]
+        delta = room[rows:]
         errors[tile] = 0
         for four in range(fours):
             errors[tile] += add_gradients(vectors[tile], short_vectors[four], targets[tile, 4 * four : 4 * four + 4],
@@ -330,11 +331,11 @@ def start(targets, latent_dim, seed):
         basis = qr(wide @ (wide.T @ basis))[0]
     codes = basis if patches <= samples else qr(logits @ basis)[0]
 
-    # With a number per patch, codes are orthogonal, and each patch learns nearly by itself. All that they share is the bias:
-    # it is the product with the 1 behind each code, and matters little if codes are long. Otherwise the numbers of codes
-    # have a mean square of 1, like the 1 behind them.
-    length = CODE_LENGTH if latent_dim == patches else sqrt(patches)
-    return np.insert(length * codes, latent_dim, 1, axis=1), np.zeros((latent_dim + 1, samples))
+    # So far the columns have a length of 1. With a number per patch, so have the codes, and each patch learns nearly by
+    # itself: all that they share is the bias, which matters little if codes are long. Otherwise the numbers of codes get a
+    # mean square of 1, like the 1 behind them.
+    factor = CODE_LENGTH if latent_dim == patches else sqrt(patches)
+    return np.insert(factor * codes, latent_dim, 1, axis=1), np.zeros((latent_dim + 1, samples))
 
 
 def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10):
@@ -382,7 +383,7 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10):
             # from 5 epochs to 20: this acts like larger batches (Smith and others 2018). In a running mean, a gradient
             # counts beta times as much with every epoch; divided by the total weight, it is a mean from the first epoch on
             # (Adam's bias correction).
-            falling = cos(pi / 2 * epoch / epochs) ** 2
+            falling = (1 + cos(pi * epoch / epochs)) / 2
             beta = falling * BETAS[0] + (1 - falling) * BETAS[1]
             total_weight = 1 + beta * total_weight
             errors = train_epoch(long, falling * long_rate, short, falling * short_rate, targets, 1 / total_weight)
@@ -451,8 +452,11 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     exact = (learned_losses == 0) & (learned_loss >= asked)
 
     # More rounds of choosing make smaller files; large pictures get fewer of them. Choosing trades error for bits, so there
-    # is none where all has to be exact, or at the finest step: code numbers stay below 2^22, which float32 holds exactly.
+    # is none where all has to be exact.
     rounds = 0 if exact.all() else int(np.clip(1e7 / targets.size, *ROUNDS))
+
+    # At the finest step, the longest row of scores is 2^22 steps long: float32 holds whole numbers of that size, and the
+    # eighths in `choose`, well enough. As nothing finer is tried, numbers are only rounded there.
     shapes = np.array([picture.shape[:2] for picture in pictures])
     scores, weights = components(codes, decoder)
     finest = ceil(STEPS * log2(norm(scores, axis=1).max() / 2**22 + 1e-9))
@@ -469,7 +473,7 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
         content = pack(best)
 
         # From step to step, loss and bytes jump a little. If a try costs next to nothing, the smallest file near by is taken.
-        near_by = range(best.exponent - 20, best.exponent + 21) if targets.size < 1e5 else ()
+        near_by = range(max(finest, best.exponent - 20), best.exponent + 21) if targets.size < 1e5 else ()
         for exponent in near_by:
             if interrupts:
                 break
@@ -496,9 +500,10 @@ def search(attempt, finest, asked, learned_loss, interrupts):
         passed = unharmed and loss <= allowed
         hardly_better = coarse - exponent >= STEPS and loss > 0.97 * coarse_loss
         if hardly_better and not passed and fine == -inf:
-            # Half the step, or less, gains next to nothing: the target is out of reach. From here on, what was learned is
-            # the measure, or this loss if it is larger; but no more than 1.5 times this loss. Then this step passes, and
-            # a coarser one that has failed may pass too.
+            # Half the step, or less, gains next to nothing: the target is out of reach. From here on, the measure is what
+            # training reached, or this loss if that is larger. But after few epochs, choosing can be far better than
+            # training, which then isn't given away: at most 1.5 times this loss is allowed. So this step passes, and coarser
+            # ones that have failed may pass.
             allowed = 1.01 * min(max(learned_loss, loss), 1.5 * loss)
             coarse, coarse_loss = inf, inf
             passed = unharmed
@@ -518,9 +523,9 @@ def search(attempt, finest, asked, learned_loss, interrupts):
 
 def next_exponent(fine, fine_loss, coarse, coarse_loss, allowed):
     """The exponent to try next: see `search`."""
-    # Until one try has passed and one has failed, steps change by a factor of 4. But if the first try, with the exponent 0,
-    # has a loss, its distance from what is allowed says where the target may be: a loss of which most is rounding and the
-    # rest training grows a little slower than the step, which the 1.3 makes up for.
+    # Until one try has passed and one has failed, steps change by a factor of 4. But the loss of the first try, that of the
+    # exponent 0, says how far away the target is: as measured, half the loss takes about 1.3 halvings of the step. (Some of
+    # the loss is left by training, and doesn't shrink with the step.)
     if coarse - fine == inf:
         tried, loss, sign = (fine, fine_loss, 1) if coarse == inf else (coarse, coarse_loss, -1)
         doublings = 2.0
@@ -545,11 +550,11 @@ def decompress(content):
 
 
 def components(codes, decoder):
-    """Scores, (components, patches), and weights, (components, samples): scores.T @ weights are the logits."""
+    """Scores, (components, patches), and weights, (components, samples): scores.T @ weights are the logits, to begin with."""
     # If each patch can have a component of its own, a row of weights is the logits of one patch: then what repeats in a
     # picture repeats in the file (7,000 bytes for the three patterns; principal components 60,000). Beyond -8 and 8 a logit
-    # is black or white in 8 bits. In the logits the 16 cancels out, as code numbers are divided by their lengths; but
-    # steps above 32 round it to 0.
+    # is black or white in 8 bits. The 16 sets how coarse a step can be, since steps from 32 on round it to 0; in the logits
+    # it cancels out, as code numbers are divided by their lengths, once `choose` has fitted the weights.
     if len(codes) <= min(codes.shape[1], decoder.shape[1]):
         return 16 * np.eye(len(codes)), np.clip(codes @ decoder, -8, 8) / 16
 
@@ -596,18 +601,18 @@ def choose(scores, weights, step, rounds, targets, bases):
     # To the squared error of the outputs, 1 more adds about step^2 times the mean square of the sigmoid's slope. A bit may
     # cost PRICE times as much. The 1e-4 is for pictures in black and white, which have no slope.
     price = PRICE * step**2 * np.mean((targets - targets**2) ** 2 + 1e-4)
-    turned = np.ascontiguousarray(targets.T)
+    targets_by_sample = np.ascontiguousarray(targets.T)
     for _ in range(rounds):
+        # The code numbers move, with these weights and lengths: `move` gets the code of a patch in each column.
         code_units = np.ascontiguousarray(step / row_lengths(code_numbers) * turn_back(weight_numbers, bases), float32)
         move(code_numbers, code_units, targets, bit_costs(code_numbers, price))
 
-        # With these code numbers, the weights are fitted, and then rounded: a vector is that of a sample here. They are
-        # fitted on a grid eight times finer, where bits cost nothing, from where they are. The code numbers have moved, so
-        # their lengths are new.
+        # Then the weights are fitted to these code numbers: `move` gets the weights of a sample in each column, at no cost and
+        # on a grid eight times finer. They begin where they are, told by the lengths that the code numbers have now.
         lengths = row_lengths(code_numbers)
         eighths = np.rint(float32(8 / step * code_units * lengths))
         weight_units = float32(step / 8 * code_numbers / lengths)
-        move(eighths, weight_units, turned, np.zeros(len(lengths), float32))
+        move(eighths, weight_units, targets_by_sample, np.zeros(len(lengths), float32))
         code_numbers, weight_numbers = without_zeros(code_numbers, to_whole(eighths / 8, bases))
     return np.int64(code_numbers), np.int64(weight_numbers)
 
@@ -631,7 +636,7 @@ def to_whole(weights, bases):
 def bit_costs(numbers, price):
     """What a size larger by 1 costs in each row of whole numbers, float32 (rows)."""
     # If the sizes in a row have a geometric distribution with mean m, a size larger by 1 takes log2(1 + 1 / m) bits more.
-    return float32(price * np.log2(1 + 1 / np.mean(abs(numbers) + 1e-9, axis=1)))
+    return float32(price * np.log2(1 + 1 / np.mean(abs(numbers), axis=1)))
 
 
 @njit(parallel=True, fastmath=True, error_model="numpy")
@@ -660,9 +665,9 @@ def move(numbers, units, targets, costs):
             square += errors[n] * errors[n]
 
         for k in range(rows):
-            # The squared error is taken for a parabola (Gauss and Newton), and its bottom is drawn nearer to 0 by the cost
-            # (soft thresholding). Gradient and curvature are half of what they are called, and so is the cost next to
-            # them. The 1e-9 is for pictures in black and white, where all may be flat.
+            # The squared error is taken for a parabola (Gauss and Newton), curvature * (number - bottom)^2, but for a
+            # constant. With cost * |number| added, it is least where the bottom is drawn nearer to 0 by cost / (2 curvature)
+            # (soft thresholding). The 1e-9 is for pictures in black and white, where all may be flat.
             gradient = float32(0)
             curvature = float32(1e-9)
             for n in range(others):
@@ -803,8 +808,8 @@ def smoothed(record, pictures, exact):
     transposed = lstsq(gram, moment, rcond=1e-3)[0]
     smoother = record._replace(correction=np.int64(np.rint(64 * transposed.T / 2)))
 
-    # Where patches don't go on next door, smoothing gains less than 1 %: the file does without. Exact pictures stay exact.
-    # What is plain is measured first, since smoothing overwrites the outputs.
+    # Where a picture doesn't go on across borders, as in pages of letters, smoothing gains less than 1 %: the file does
+    # without. Exact pictures stay exact. What is plain is measured first, since smoothing overwrites the outputs.
     plain = mean_squares(pictures, finish(outputs, record))
     if smoother.correction.any():
         losses, loss = mean_squares(pictures, finish(outputs, smoother))
@@ -914,9 +919,9 @@ def code_planes(coder, stream, planes, size_chances, digit_chances, flag_chances
                 if coder[PLACE] > len(stream) + 4:  # the decoder is 4 bytes ahead: anything more isn't there
                     return
                 plane = planes[k]
-                # `before` is the sum of the numbers in the planes before, each counting half as much as the next, so it is
-                # about twice their size. With it, and with up to 6 neighbours, `near` is 6 to 12 times the size to expect.
-                # The size of a neighbour is its distance from `base`, like that of the number itself.
+                # `before` is the sum of the sizes in the planes before, each counting half as much as the next: about twice
+                # such a size. The four neighbours count 2, 2, 1, 1, so `near` is about 12 times the size to expect. The size of
+                # a neighbour is its distance from `base`, like that of the number itself.
                 base = expected(plane, row, column) if by_difference[k] else 0
                 near = 3 * before
                 if column:
@@ -969,7 +974,8 @@ def pack(record):
     ends = np.cumsum([rows * columns for rows, columns in sizes])
     grid_parts = zip(np.split(record.code_numbers, ends[:-1], axis=1), sizes)
 
-    # If each patch has a component of its own, these have nothing to do with each other, and are coded one by one.
+    # If there are as many components as patches, each patch has its own: these have nothing to do with each other, and are
+    # coded one by one.
     pixels = record.weight_numbers.reshape(count, record.height, record.width, record.channels)
     pixel_parts = np.split(pixels, 1 if count < patches else count)
     groups = [
@@ -978,8 +984,8 @@ def pack(record):
         [part.transpose(3, 0, 1, 2).reshape(-1, record.height, record.width) for part in pixel_parts],
     ]
 
-    # By the coder. Eight bytes per number are more than it takes: a number below 2^22 is told by some 45 bits, most of which
-    # are likely ones.
+    # By the coder. Eight bytes per number are more than it takes for numbers below 2^22, which it tells by at most 45 bits,
+    # most of them likely.
     numbers = np.concatenate([np.ravel(array) for arrays in groups for array in arrays])
     stream = np.zeros(8 * numbers.size + 64, np.uint8)
     coder = np.array([0, 0xFFFFFFFF, 0, 0, 0])
@@ -995,15 +1001,15 @@ def pack(record):
         changes = np.diff(np.int16(numbers), prepend=np.int16(0))
         repeated = b"\1" + lzma.compress(changes.astype("<i2").tobytes(), lzma.FORMAT_RAW, filters=LZMA_FILTERS)
         content = min(content, repeated, key=len)
-    samples = max(patches * record.weight_numbers.shape[1], 64 * len(record.shapes))
-    least = ceil((samples - 2**20) / 256)
-    return content.ljust(least, b"\0")
+    all_samples = max(patches * record.weight_numbers.shape[1], 64 * len(record.shapes))
+    return content.ljust(ceil((all_samples - 2**20) / 256), b"\0")
 
 
 def unpack(content):
     """The record in the bytes of a file. Raises ValueError if they are damaged, or of another program."""
     content = bytes(content)
-    # A file of this length can't hold more samples, and a picture counts as 64 at least: see `pack`.
+    # A file of this length can't hold more samples, and a picture counts as 64 at least: see `pack`. There are no more code
+    # numbers than that, no more weight numbers, and few others, two bytes each by LZMA.
     most = 256 * len(content) + 2**20
     if content[:1] not in (b"\0", b"\1"):
         raise ValueError("not a file of this program")
@@ -1331,7 +1337,7 @@ def say(line):
 
 
 def say_sizes(targets, codes, asked):
-    """Print how many codes there are, how long they are, and why they are shorter than asked for."""
+    """Print how many codes there are, how many numbers they have, and why fewer than asked for."""
     patches, samples = targets.shape
     used = codes.shape[1] - 1
     line = f"codes to train: {patches}, numbers per code: {used}"
@@ -1426,8 +1432,8 @@ class Locator:
 
 
 # The setting of where numba looks for its cache, NUMBA_CACHE_LOCATOR_CLASSES, is the whole process's, so it is put back.
-# Nothing is kept if the folder can't be written, under a profiler (RuntimeError), and if numba is told to compile nothing, so
-# that kernels are plain functions (AttributeError).
+# Nothing is kept if this folder can't be written, nor if numba finds no Locator, as __main__ is a profiler (RuntimeError), nor
+# if numba is told not to compile, so that kernels are plain functions (AttributeError).
 locators = config.CACHE_LOCATOR_CLASSES
 config.CACHE_LOCATOR_CLASSES = f"{__name__}.Locator"
 with suppress(AttributeError, RuntimeError):
@@ -1452,14 +1458,15 @@ PARTS = "train", "choose", "code"  # of the work, each with kernels of its own
 def rehearse(part):
     """Do a part of the work for a picture of one pixel, in silence: then its kernels are compiled, or loaded."""
     targets = cut([np.zeros((1, 1), np.uint8)], 1, 1)
-    one = shapes = np.ones((1, 1), int)
+    shapes = np.array([[1, 1]])
+    one = np.ones((1, 1))
     with redirect_stdout(StringIO()):
         if part == "train":
             train(targets, *start(targets, 1, 0), 1)
         elif part == "choose":
-            quantise(shapes, targets, one, one, 0, 1, 1, 1)
+            quantise(shapes, targets, one, one, exponent=0, rounds=1, width=1, height=1)
         else:
-            pack(quantise(shapes, targets, one, one, 0, 0, 1, 1))
+            pack(quantise(shapes, targets, one, one, exponent=0, rounds=0, width=1, height=1))
 
 
 def load_kernels():
@@ -1474,7 +1481,7 @@ def load_kernels():
                     rehearse(part)
                     loaded.append(part)
         except Missing:
-            compile_parts(beside=not loaded)
+            compile_parts(may_fork=not loaded)
         except Exception:
             # The files are probably damaged.
             try:
@@ -1482,19 +1489,19 @@ def load_kernels():
                     path.unlink()
             except OSError:
                 raise Refused(f"the machine code in {MACHINE_CODE} is damaged: delete that folder") from None
-            compile_parts(beside=False)
+            compile_parts(may_fork=False)
     if interrupts:
         raise KeyboardInterrupt
 
 
-def compile_parts(beside):
-    """Compile what is missing: beside says whether a child process may help."""
-    # The child process compiles all but the first part, and saves it; this process then loads it. On Linux the child begins
-    # as a copy of this process, which is safe as long as no kernel has run here.
+def compile_parts(may_fork):
+    """Compile what is missing. may_fork says that no kernel has started threads here yet."""
+    # On Linux a child process, which begins as a copy of this one, compiles all but the first part, and saves it; this process
+    # then loads it. A copy of threads wouldn't work.
     say("compiling ...")
     first, *others = PARTS
     child = None
-    if beside and __name__ == "__main__" and sys.platform == "linux":
+    if may_fork and __name__ == "__main__" and sys.platform == "linux":
         child = get_context("fork").Process(target=compile_for_parent, args=(others,))
         child.start()
     compile_part(first)
@@ -1515,12 +1522,11 @@ def compile_part(part):
     """Compile a part's kernels, or load them."""
     # If numba can't save a kernel's machine code, it raises an OSError, but has the kernel: the next attempt comes further.
     for _ in KERNELS:
-        with suppress(OSError):
+        try:
             return rehearse(part)
-    try:
-        rehearse(part)
-    except OSError as error:
-        raise Refused(f"machine code: {error}") from None
+        except OSError as error:
+            reason = error
+    raise Refused(f"machine code: {reason}")
 
 
 def main():
