@@ -24,7 +24,8 @@ Glossary, with the sizes of a grey photograph of 768 x 512 in patches of 8 x 8, 
     logits     codes @ decoder                           (patches, samples)                6144 x 64
     scores     the codes in the basis of components      (components, patches)             33 x 6144
     weights    logits = scores.T @ weights               (components, samples)             33 x 64
-    code_numbers, weight_numbers    whole numbers in the place of scores and weights
+    code_numbers       whole numbers in the place of scores: about scores / step
+    weight_numbers     whole numbers in the place of weights: about weights * lengths, see below
 
 Scores and weights give the same logits as codes and decoder, the bias included; so there are up to latent_dim + 1
 components. Components whose numbers all became 0 are left out of the file.
@@ -38,8 +39,8 @@ The decoder, and what training minimises; i is a patch, p a sample, k a number o
     gradient of codes[i, k]:    sum over p of d[i, p] decoder[k, p]
     gradient of decoder[k, p]:  sum over i of d[i, p] codes[i, k]
 
-If each picture is one patch, the pictures are whole. Otherwise they are cut, all of them. The patches of cut pictures have
-neighbours, so their weights are told in cosines (see `patch_bases`), and the borders between them are smoothed (see `smooth`).
+If each picture is one patch, the pictures are whole. Otherwise they are cut, all of them: then the weights are smooth, and are
+stored as cosines (see `patch_bases`), and the borders between patches are smoothed (see `smooth`).
 
 The file on disk, compressed.bin, is one sequence of whole numbers:
 
@@ -48,7 +49,7 @@ The file on disk, compressed.bin, is one sequence of whole numbers:
     exponent                        the rounding step is 2^(exponent / 64)
     components, pictures            how many there are
     shapes                          the heights of all pictures, then their widths
-    correction                      (reach, reach), in 1/64: see `smooth`; reach is half of the shorter side of a patch, at most 4
+    correction                      (reach, reach), in 1/64: see `smooth`; reach is half the shorter side of a patch, at most 4
     code numbers                    cut pictures, one after the other: (components, rows, columns of patches)
                                     whole pictures: (components, pictures, 1)
     weight numbers                  (channels * components, height, width), the components of a channel one after the other;
@@ -59,11 +60,12 @@ chances of their own: all up to the correction, the code numbers, and the weight
 number, two bytes each, by LZMA. Zeros may follow: if n is the number of all samples, or 64 times that of pictures if that is
 more, a file has at least (n - 2^20) / 256 bytes. So a damaged file can't ask for much memory.
 
-To decode, make the weights from the weight numbers: for cut pictures, with patches of up to 128 a side, turn them back from
-cosines and opponent colours. Then, with max(1, length) of each row of the code numbers as lengths:
+To decode, turn the weight numbers of cut pictures, with patches of up to 128 a side, back from cosines and opponent colours.
+With max(1, length) of each row of the code numbers as lengths:
 
-    logits = (step * code_numbers / lengths).T @ weights
-    outputs = sigmoid(logits), put together to pictures, smoothed if they are cut, and rounded to 256 levels
+    scores = step * code_numbers
+    weights = weight_numbers / lengths
+    outputs = sigmoid(scores.T @ weights), put together to pictures, smoothed if they are cut, and rounded to 256 levels
 """
 
 # Left out are deeper decoders, prediction of a patch from its neighbours, and transparency.
@@ -103,7 +105,7 @@ except ImportError:  # Python can be built without it
 
 WIDTH = 256  # width of a patch in pixels
 HEIGHT = 256  # height of a patch in pixels
-IMAGES = ("radial", "sine", "checkerboard")  # names of patterns, or of PGM and PPM files beside this program
+IMAGES = ("radial", "sine", "checkerboard")  # patterns, or PGM and PPM files beside this program; * stands for any name
 SINE_FREQUENCY = 40  # periods of the sine pattern along each side
 CHECKER_SQUARES = 16  # squares of the checkerboard pattern along each side
 LATENT_DIM = 16  # numbers per code, but never more than there are patches, or samples in one
@@ -178,16 +180,16 @@ def adam(vectors, gradient, mean, square, rate, share):
     # nothing moves. One second moment per vector takes less memory than one per number, and doesn't depend on the
     # basis of the codes.
     learned, size = mean.shape
-    lengths = np.zeros(size, float32)
+    squared_lengths = np.zeros(size, float32)
     for k in range(learned):
         for n in range(size):
             number = gradient[k, n]
-            lengths[n] += number * number
+            squared_lengths[n] += number * number
             mean[k, n] += float32(share) * (number - mean[k, n])
 
     rates = np.zeros(size, float32)
     for n in range(size):
-        square[n] += float32(share) * (lengths[n] - square[n])
+        square[n] += float32(share) * (squared_lengths[n] - square[n])
         rates[n] = float32(rate) / (sqrt(square[n]) + float32(1e-8))
 
     for k in range(learned):
@@ -264,7 +266,7 @@ def add_up(parts):
 
 @njit(parallel=True, fastmath=True, error_model="numpy")
 def train_epoch(long, long_rate, short, short_rate, targets, share):
-    """One epoch, in place: both sides move. Returns the squared error of each tile. Threads share out the tiles.
+    """One epoch, in place: both sides move. Returns the squared error. Threads share out the tiles.
 
     long, short   vectors and their two moments, each in tiles: see `with_moments`
     targets       float32 (tiles of the long side, vectors of the short side, size)
@@ -289,7 +291,11 @@ def train_epoch(long, long_rate, short, short_rate, targets, share):
     add_up(short_gradients)
     for four in range(fours):
         adam(short_vectors[four], short_gradients[0, four], short_mean[four], short_square[four], short_rate, share)
-    return errors
+
+    squared_error = 0.0
+    for tile in range(tiles):
+        squared_error += errors[tile]
+    return squared_error
 
 
 def tiled(array, size, fill):
@@ -331,9 +337,9 @@ def start(targets, latent_dim, seed):
         basis = qr(wide @ (wide.T @ basis))[0]
     codes = basis if patches <= samples else qr(logits @ basis)[0]
 
-    # So far the columns have a length of 1. With a number per patch, so have the codes, and each patch learns nearly by
-    # itself: all that they share is the bias, which matters little if codes are long. Otherwise the numbers of codes get a
-    # mean square of 1, like the 1 behind them.
+    # So far the columns have a length of 1. With a number per patch, the matrix is square and orthogonal, so the codes, its
+    # rows, have a length of 1 too, and each patch learns nearly by itself: all that they share is the bias, which matters
+    # little if codes are long. Otherwise the numbers of codes get a mean square of 1, like the 1 behind them.
     factor = CODE_LENGTH if latent_dim == patches else sqrt(patches)
     return np.insert(factor * codes, latent_dim, 1, axis=1), np.zeros((latent_dim + 1, samples))
 
@@ -386,8 +392,8 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10):
             falling = (1 + cos(pi * epoch / epochs)) / 2
             beta = falling * BETAS[0] + (1 - falling) * BETAS[1]
             total_weight = 1 + beta * total_weight
-            errors = train_epoch(long, falling * long_rate, short, falling * short_rate, targets, 1 / total_weight)
-            losses.append(errors.sum(dtype=float) / (patches * samples))
+            squared_error = train_epoch(long, falling * long_rate, short, falling * short_rate, targets, 1 / total_weight)
+            losses.append(squared_error / (patches * samples))
             log_epoch(losses, epochs, log_every, perf_counter() - began)
             if interrupts:
                 say(f"Ctrl-C: training ends after epoch {epoch + 1}")
@@ -410,7 +416,7 @@ def log_epoch(losses, epochs, log_every, seconds):
 
 VERSION = 1  # of the layout of the file
 STEPS = 64  # rounding steps to choose from, per factor of two: a step is 2^(exponent / STEPS)
-PRICE = 0.18  # a bit may cost so many times the squared error that one step makes (`tests/quality.py rounding`)
+PRICE = 0.18  # to save a bit, so many times the squared error of one step may be added (`tests/quality.py rounding`)
 ROUNDS = 4, 20  # of choosing, for large and for small pictures
 ZERO_BELOW = 0.7  # weights in cosines below this share of a step become 0 (`tests/quality.py rounding`)
 
@@ -455,8 +461,8 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     # is none where all has to be exact.
     rounds = 0 if exact.all() else int(np.clip(1e7 / targets.size, *ROUNDS))
 
-    # At the finest step, the longest row of scores is 2^22 steps long: float32 holds whole numbers of that size, and the
-    # eighths in `choose`, well enough. As nothing finer is tried, numbers are only rounded there.
+    # At the finest step, the longest row of scores is 2^22 steps long: float32 holds such whole numbers. It is the last
+    # resort, so numbers are only rounded there, and nothing is traded for bits.
     shapes = np.array([picture.shape[:2] for picture in pictures])
     scores, weights = components(codes, decoder)
     finest = ceil(STEPS * log2(norm(scores, axis=1).max() / 2**22 + 1e-9))
@@ -488,9 +494,11 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
 def search(attempt, finest, asked, learned_loss, interrupts):
     """The record with the coarsest step found that will do, and the loss that was allowed; `attempt` is that of `compress`.
 
-    Without a loss that is asked, what was learned is the measure. If interrupts fill up, the first record that will do is taken.
+    asked is 0 if no loss is asked for: then what was learned has to be kept. As soon as interrupts holds something, the first
+    record that will do is taken.
     """
-    # `fine` is the coarsest exponent that has passed, `coarse` the finest that has failed; nothing between them has been tried.
+    # `fine` is the coarsest exponent that has passed, `coarse` the finest that has failed, by the limit `allowed`; nothing
+    # between them has been tried. Where nothing passes, `fine` ends at `finest`.
     allowed = asked or 1.01 * learned_loss
     exponent = max(0, finest)
     fine, fine_loss, coarse, coarse_loss = -inf, 0, inf, inf
@@ -498,12 +506,12 @@ def search(attempt, finest, asked, learned_loss, interrupts):
         record, loss, unharmed = attempt(exponent)
         say(f"rounding step {step_of(exponent):.4g}: {quality(loss)}")
         passed = unharmed and loss <= allowed
-        hardly_better = coarse - exponent >= STEPS and loss > 0.97 * coarse_loss
+        hardly_better = coarse - exponent >= STEPS and loss > 0.97 * coarse_loss and loss < 1.5 * learned_loss
         if hardly_better and not passed and fine == -inf:
-            # Half the step, or less, gains next to nothing: the target is out of reach. From here on, the measure is what
-            # training reached, or this loss if that is larger. But after few epochs, choosing can be far better than
-            # training, which then isn't given away: at most 1.5 times this loss is allowed. So this step passes, and coarser
-            # ones that have failed may pass.
+            # Half the step, or less, gives nearly the same loss, and training didn't reach much less: the target is out of
+            # reach. The new limit is what training reached, or this loss if training was better. It is never more than 1.5
+            # times this loss, since after few epochs the chosen numbers can be far better than what training reached. This
+            # step passes, unless it harms an exact picture; failures by the old limit don't count.
             allowed = 1.01 * min(max(learned_loss, loss), 1.5 * loss)
             coarse, coarse_loss = inf, inf
             passed = unharmed
@@ -553,8 +561,8 @@ def components(codes, decoder):
     """Scores, (components, patches), and weights, (components, samples): scores.T @ weights are the logits, to begin with."""
     # If each patch can have a component of its own, a row of weights is the logits of one patch: then what repeats in a
     # picture repeats in the file (7,000 bytes for the three patterns; principal components 60,000). Beyond -8 and 8 a logit
-    # is black or white in 8 bits. The 16 sets how coarse a step can be, since steps from 32 on round it to 0; in the logits
-    # it cancels out, as code numbers are divided by their lengths, once `choose` has fitted the weights.
+    # is black or white in 8 bits. Steps from 32 on round the 16 to 0. If the step doesn't divide it, scores get larger or
+    # smaller by rounding, and weights don't: `choose` corrects that when it fits the weights.
     if len(codes) <= min(codes.shape[1], decoder.shape[1]):
         return 16 * np.eye(len(codes)), np.clip(codes @ decoder, -8, 8) / 16
 
@@ -592,27 +600,26 @@ def are_whole(shapes, width, height):
 def choose(scores, weights, step, rounds, targets, bases):
     """Whole numbers of scores and weights, (components, patches) and (components, samples), by what they cost."""
     # One step suits all numbers. With c and w the whole numbers of a component, its part of the logits is
-    # step * c / |c| * w. Where rows of weights have a length of 1, as from `svd`, |w| is about |c|, and 1 more in c or in w
+    # step * c * w / |c|. Where rows of weights have a length of 1, as from `svd`, |w| is about |c|, and 1 more in c or in w
     # adds about step^2 to the squared error of the logits. At first the numbers are the nearest.
     code_numbers = np.rint(float32(scores / step))
     weight_numbers = to_whole(weights * row_lengths(code_numbers), bases)
     code_numbers, weight_numbers = without_zeros(code_numbers, weight_numbers)
 
-    # To the squared error of the outputs, 1 more adds about step^2 times the mean square of the sigmoid's slope. A bit may
-    # cost PRICE times as much. The 1e-4 is for pictures in black and white, which have no slope.
+    # To the squared error of the outputs, 1 more adds about step^2 times the mean square of the sigmoid's slope. To save a bit,
+    # PRICE times as much may be added. The 1e-4 is for pictures in black and white, which have no slope.
     price = PRICE * step**2 * np.mean((targets - targets**2) ** 2 + 1e-4)
     targets_by_sample = np.ascontiguousarray(targets.T)
     for _ in range(rounds):
-        # The code numbers move, with these weights and lengths: `move` gets the code of a patch in each column.
-        code_units = np.ascontiguousarray(step / row_lengths(code_numbers) * turn_back(weight_numbers, bases), float32)
-        move(code_numbers, code_units, targets, bit_costs(code_numbers, price))
+        # The code numbers move, while the weights stay: `move` gets the code of a patch in each column.
+        weights = turn_back(weight_numbers, bases) / row_lengths(code_numbers)
+        move(code_numbers, np.ascontiguousarray(step * weights, float32), targets, bit_costs(code_numbers, price))
 
-        # Then the weights are fitted to these code numbers: `move` gets the weights of a sample in each column, at no cost and
-        # on a grid eight times finer. They begin where they are, told by the lengths that the code numbers have now.
+        # Then the weights are fitted to these code numbers, beginning where they are: `move` gets the weights of a sample in
+        # each column, at no cost, and on a grid eight times finer than that of the weight numbers.
         lengths = row_lengths(code_numbers)
-        eighths = np.rint(float32(8 / step * code_units * lengths))
-        weight_units = float32(step / 8 * code_numbers / lengths)
-        move(eighths, weight_units, targets_by_sample, np.zeros(len(lengths), float32))
+        eighths = np.rint(float32(8 * weights * lengths))
+        move(eighths, float32(step / 8 * code_numbers / lengths), targets_by_sample, np.zeros(len(lengths), float32))
         code_numbers, weight_numbers = without_zeros(code_numbers, to_whole(eighths / 8, bases))
     return np.int64(code_numbers), np.int64(weight_numbers)
 
@@ -624,7 +631,7 @@ def without_zeros(code_numbers, weight_numbers):
 
 
 def to_whole(weights, bases):
-    """Weights, (components, samples), told in bases, as whole numbers."""
+    """Weights times lengths, (components, samples), expressed in bases, as whole numbers."""
     # In cosines most are small. Some more of them become 0: that adds little error, and zeros take few bits.
     weights = turn(weights, bases)
     numbers = np.rint(weights)
@@ -726,7 +733,7 @@ def patch_bases(shapes, width, height, channels):
 
 
 def turn(weights, bases):
-    """Weights (components, samples) told in bases."""
+    """Weights, (components, samples), expressed in bases."""
     if bases is None:
         return weights
     grid = weights.reshape(len(weights), *map(len, bases))
@@ -741,9 +748,10 @@ def turn_back(weights, bases):
 def reconstruct(record):
     """Pictures as the decoder makes them, float64 from 0 to 1, before smoothing."""
     bases = patch_bases(record.shapes, record.width, record.height, record.channels)
-    scores = step_of(record.exponent) * record.code_numbers / row_lengths(record.code_numbers)
+    scores = step_of(record.exponent) * record.code_numbers
+    weights = turn_back(record.weight_numbers, bases) / row_lengths(record.code_numbers)
     shapes = [(*shape, record.channels) for shape in record.shapes.tolist()]
-    return join(sigmoids(scores.T @ turn_back(record.weight_numbers, bases)), shapes, record.width, record.height)
+    return join(sigmoids(scores.T @ weights), shapes, record.width, record.height)
 
 
 def finish(outputs, record):
@@ -837,7 +845,8 @@ def code_bit(coder, stream, chances, context, bit):
     chances  int64 (contexts, 2): the chance of a 1, of 65536, and how often it was used
     """
     # Read as a number, every file that begins like this one lies between low and high: low <= value <= high. A 1 takes the
-    # lower part of the interval, as large as its chance; low < high, so neither part is empty.
+    # lower part of the interval, as large as its chance; low < high, so neither part is empty. If only one number is left, low
+    # and high share all bytes, which go out below.
     chance = chances[context, 0]
     used = chances[context, 1]
     low = coder[LOW]
@@ -903,11 +912,11 @@ def varies_little(plane):
 @njit
 def code_planes(coder, stream, planes, size_chances, digit_chances, flag_chances):
     """Write planes of whole numbers, int64 (planes, rows, columns), or read them in place."""
-    # A plane that varies little is told by differences from what is expected. A number is told by its length in bits, in
-    # unary; then its digits below the first; then its sign. How likely a length is depends on the plane, on the sizes of
-    # the neighbours that are known, and on the numbers of the planes before, at the same place. When planes are read, they
-    # hold zeros at first, and the bits given to `code_bit` are ignored. Of the flag_chances, the first KINDS are for signs,
-    # the others for planes that vary little.
+    # Of a plane that varies little, the differences from what is expected are written. A number is written as its length in
+    # bits, in unary; then its digits below the first; then its sign. How likely a length is depends on the plane, on the
+    # sizes of the neighbours that are known, and on the numbers of the planes before, at the same place. When planes are
+    # read, they hold zeros at first, and the bits given to `code_bit` are ignored. Of the flag_chances, the first KINDS are
+    # for signs, the others for planes that vary little.
     count, rows, columns = planes.shape
     by_difference = np.zeros(count, np.int64)
     for k in range(count):
@@ -919,9 +928,9 @@ def code_planes(coder, stream, planes, size_chances, digit_chances, flag_chances
                 if coder[PLACE] > len(stream) + 4:  # the decoder is 4 bytes ahead: anything more isn't there
                     return
                 plane = planes[k]
-                # `before` is the sum of the sizes in the planes before, each counting half as much as the next: about twice
-                # such a size. The four neighbours count 2, 2, 1, 1, so `near` is about 12 times the size to expect. The size of
-                # a neighbour is its distance from `base`, like that of the number itself.
+                # `near` is some 12 times the size to expect. Half of it comes from the four neighbours, which count 2, 2, 1, 1;
+                # their sizes are distances from `base`, like that of the number itself. The other half comes from the planes
+                # before: `before` is the sum of their sizes, each counting half as much as the next, about twice such a size.
                 base = expected(plane, row, column) if by_difference[k] else 0
                 near = 3 * before
                 if column:
@@ -1109,7 +1118,7 @@ def draw(name, width, height):
 
 
 def to_levels(values):
-    """Values from 0 to 1 as the nearest of 256 levels, uint8; halves go up, even if they came out a hair below."""
+    """Values from 0 to 1 as the nearest of 256 levels, uint8; halves go up, in float64 even if they came out a hair below."""
     levels = values * 255.0 + 0.500000001
     return np.uint8(np.clip(levels, 0, 255, out=levels))
 
@@ -1267,7 +1276,7 @@ def load_pictures(images, width, height, folder):
             raise Refused(f"IMAGES: {HERE / name} matches no file, and {name} none of the patterns {', '.join(PATTERNS)}")
         names += found
 
-    # A run replaces its results, so they can't be its input, nor what a link leads to.
+    # A run replaces its results, so they can't be its input, neither by themselves nor through a link.
     results = "final_decoded_", "generated_", "comparison.png", "compressed.bin"
     for path in [HERE / name for name in names]:
         for place in (path, Path(os.path.realpath(path))):
@@ -1410,12 +1419,9 @@ class Locator:
 
     # By itself numba compiles anew if anything in the file has changed, and here constants change all the time. Kernels call
     # each other, so the machine code of each is up to date as long as the text of all is, and the numbers that they use.
-    def __init__(self, function):
-        self.function = function
-
     @classmethod
     def from_function(cls, function, path):
-        return cls(function)
+        return cls()
 
     def get_cache_path(self):
         return str(MACHINE_CODE)
@@ -1428,17 +1434,18 @@ class Locator:
         return "".join(sources) + repr((LOW, HIGH, VALUE, PLACE, DECODING, KINDS, SURROUNDINGS, LENGTHS))
 
     def get_disambiguator(self):
-        return self.function.__module__
+        return "kernel"  # part of the file names; no two functions have the same name
 
 
 # The setting of where numba looks for its cache, NUMBA_CACHE_LOCATOR_CLASSES, is the whole process's, so it is put back.
-# Nothing is kept if this folder can't be written, nor if numba finds no Locator, as __main__ is a profiler (RuntimeError), nor
-# if numba is told not to compile, so that kernels are plain functions (AttributeError).
 locators = config.CACHE_LOCATOR_CLASSES
 config.CACHE_LOCATOR_CLASSES = f"{__name__}.Locator"
-with suppress(AttributeError, RuntimeError):
-    for kernel in KERNELS if os.access(HERE, os.W_OK) else ():
-        kernel.enable_caching()
+if os.access(HERE, os.W_OK):
+    # A RuntimeError says that there is no Locator in __main__, since that is a profiler; an AttributeError, that kernels are
+    # plain functions, since numba was told not to compile. Then nothing is kept.
+    with suppress(RuntimeError, AttributeError):
+        for kernel in KERNELS:
+            kernel.enable_caching()
 config.CACHE_LOCATOR_CLASSES = locators
 
 

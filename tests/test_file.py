@@ -300,9 +300,13 @@ DARK = (np.indices((60, 70)).sum(axis=0) % 4).astype(np.uint8)
 NOISE = np.random.default_rng(0).integers(0, 2, (64, 96)).astype(np.uint8) * 255
 
 
-@pytest.mark.parametrize("picture, side, latent_dim", [(DARK, 100, 4), (255 - DARK, 100, 4), (NOISE, 32, 2), (NOISE, 8, 3)])
-def test_black_and_white_keep_what_training_reached(program, capsys, picture, side, latent_dim):
-    """Where the sigmoid is flat, numbers chosen by cost could get lost, and the search take ages."""
+FOG = np.uint8(127.5 + np.sin(np.indices((64, 64)).sum(axis=0) / 9) + np.random.default_rng(0).normal(0, 0.4, (64, 64)))
+EXTREMES = [(DARK, 100, 4), (255 - DARK, 100, 4), (NOISE, 32, 2), (NOISE, 8, 3), (FOG, 4, 4)]
+
+
+@pytest.mark.parametrize("picture, side, latent_dim", EXTREMES)
+def test_black_and_white_and_fog_keep_what_training_reached(program, capsys, picture, side, latent_dim):
+    """Where the sigmoid is flat, numbers chosen by cost could get lost, or the search take ages; in fog, coarse steps leave nothing."""
     model = learn(program, [picture], side, side, latent_dim)
     best = reached(program, [picture], *model, side, side)
     for target in (40.0, None):

@@ -464,6 +464,14 @@ def test_import_prints_writes_and_compiles_nothing(tmp_path):
     assert os.listdir(tmp_path) == ["neural_compression.py"]
 
 
+def test_a_notebook_loads_what_a_run_has_compiled(copy, tmp_path):
+    copy()
+    before = contents(tmp_path / "__pycache__")
+    code = "import neural_compression as nc; [nc.rehearse(part) for part in nc.PARTS]"
+    assert finish(start([sys.executable, "-B", "-c", code], cwd=tmp_path)) == (0, "", "")
+    assert contents(tmp_path / "__pycache__") == before
+
+
 def test_an_edited_constant_compiles_nothing_and_an_edited_kernel_does(copy, tmp_path):
     save(tmp_path / "cat.pgm", photograph(40, 40))
     script = copy(**PATCHES, LEARNING_RATE=0.9, SEED=5)
