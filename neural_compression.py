@@ -55,7 +55,7 @@ The file on disk, compressed.bin, is one sequence of whole numbers:
     weight numbers                  (channels * components, height, width), the components of a channel one after the other;
                                     if there are as many components as patches, each by itself: (channels, height, width)
 
-The first byte says how the sequence is written. 0: by the range coder below, each array by `code_planes`; three groups have
+The first byte says how the sequence is written. 0: by the range coder below, each array by `transfer_planes`; three groups have
 chances of their own: all up to the correction, the code numbers, and the weight numbers. 1: as differences from number to
 number, two bytes each, by LZMA. Zeros may follow: if n is the number of all samples, or 64 times that of pictures if that is
 more, a file has at least (n - 2^20) / 256 bytes. So a damaged file can't ask for much memory.
@@ -100,7 +100,7 @@ from numpy.linalg import lstsq, norm, qr, svd
 
 try:
     import lzma
-except ImportError:  # Python can be built without it
+except ImportError:  # Python can be built without it; `main` says so
     lzma = None
 
 WIDTH = 256  # width of a patch in pixels
@@ -159,7 +159,7 @@ def sigmoid(z):
     # exp(-z) = exp(x)^64 with x = -z / 64. Three terms of the series give e = exp(x) - 1, and six squarings the power:
     # (1 + e)^2 = 1 + (e e + 2 e), so no digits get lost. The error of the series, x^4 / 24, is below 1e-6 in the result:
     # 64 x^4 / 24 times y (1 - y) is largest at z = 4. The last line is 1 / (2 + e), in a form that is exactly 1/2 for z = 0
-    # even if the compiler approximates the division.
+    # even if the compiler approximates the division: what is filled up in `train` has no error only then.
     x = max(float32(-18), min(float32(18), z)) / float32(-64)
     e = x + x * x * (float32(0.5) + x / float32(6))
     for _ in range(6):
@@ -197,7 +197,6 @@ def adam(vectors, gradient, mean, square, rate, share):
             vectors[k, n] -= rates[n] * mean[k, n]
 
 
-@njit(fastmath=True, error_model="numpy")
 def aligned_zeros(rows, size):
     """A float32 array (rows, size) of 0 whose address is a multiple of 64."""
     # Processors with registers of 64 bytes then need one read for 16 numbers, not two. Without this, training takes 1.1
@@ -205,6 +204,11 @@ def aligned_zeros(rows, size):
     room = np.zeros(rows * size + 16, float32)
     first = -room.ctypes.data % 64 // 4
     return room[first : first + rows * size].reshape((rows, size))
+
+
+# For kernels. Outside of them the plain function is better, as NumPy asks for large pages of memory: training of large
+# pictures takes 0.9 of the time.
+aligned_zeros_in_kernel = njit(aligned_zeros)
 
 
 @njit(forceinline=True, fastmath=True, error_model="numpy")
@@ -270,7 +274,7 @@ def train_epoch(long, long_rate, short, short_rate, targets, share):
 
     long, short   vectors and their two moments, each in tiles: see `with_moments`
     targets       float32 (tiles of the long side, vectors of the short side, size)
-    rates, share  as in `adam`
+    long_rate, short_rate, share  as in `adam`
     """
     vectors, mean, square = long
     short_vectors, short_mean, short_square = short
@@ -279,7 +283,7 @@ def train_epoch(long, long_rate, short, short_rate, targets, share):
     errors = np.empty(tiles, float32)
     short_gradients = np.empty((tiles, *short_vectors.shape), float32)
     for tile in prange(tiles):
-        room = aligned_zeros(rows + 4, size)  # one piece of memory for both: 6 % faster with three pictures
+        room = aligned_zeros_in_kernel(rows + 4, size)  # one piece of memory for both: 6 % faster with three pictures
         gradient = room[:rows]
         delta = room[rows:]
         errors[tile] = 0
@@ -337,9 +341,9 @@ def start(targets, latent_dim, seed):
         basis = qr(wide @ (wide.T @ basis))[0]
     codes = basis if patches <= samples else qr(logits @ basis)[0]
 
-    # So far the columns have a length of 1. With a number per patch, the matrix is square and orthogonal, so the codes, its
-    # rows, have a length of 1 too, and each patch learns nearly by itself: all that they share is the bias, which matters
-    # little if codes are long. Otherwise the numbers of codes get a mean square of 1, like the 1 behind them.
+    # So far the columns have a length of 1. If latent_dim is the number of patches, the rows do too, and are orthogonal:
+    # then all that patches share is the bias, and if codes are much longer than the 1 behind them, it has a small part.
+    # Otherwise the numbers of codes get a mean square of 1, like the 1 behind them.
     factor = CODE_LENGTH if latent_dim == patches else sqrt(patches)
     return np.insert(factor * codes, latent_dim, 1, axis=1), np.zeros((latent_dim + 1, samples))
 
@@ -462,7 +466,7 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     rounds = 0 if exact.all() else int(np.clip(1e7 / targets.size, *ROUNDS))
 
     # At the finest step, the longest row of scores is 2^22 steps long: float32 holds such whole numbers. It is the last
-    # resort, so numbers are only rounded there, and nothing is traded for bits.
+    # resort, so there is no choosing either.
     shapes = np.array([picture.shape[:2] for picture in pictures])
     scores, weights = components(codes, decoder)
     finest = ceil(STEPS * log2(norm(scores, axis=1).max() / 2**22 + 1e-9))
@@ -487,7 +491,7 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
             packed = pack(record)
             if unharmed and loss <= allowed and len(packed) < len(content):
                 best, content = record, packed
-    say(f"rounding step {step_of(best.exponent):.4g} is taken")
+        say(f"rounding step {step_of(best.exponent):.4g} is taken")
     return content
 
 
@@ -497,45 +501,48 @@ def search(attempt, finest, asked, learned_loss, interrupts):
     asked is 0 if no loss is asked for: then what was learned has to be kept. As soon as interrupts holds something, the first
     record that will do is taken.
     """
-    # `fine` is the coarsest exponent that has passed, `coarse` the finest that has failed, by the limit `allowed`; nothing
-    # between them has been tried. Where nothing passes, `fine` ends at `finest`.
+    # `good` is the coarsest exponent that has passed, `bad` the finest that has failed; nothing between them has been tried.
     allowed = asked or 1.01 * learned_loss
+    best = None
     exponent = max(0, finest)
-    fine, fine_loss, coarse, coarse_loss = -inf, 0, inf, inf
-    while coarse - fine > 1:
+    good, good_loss, bad, bad_loss = -inf, 0, inf, inf
+    while bad - good > 1:
         record, loss, unharmed = attempt(exponent)
         say(f"rounding step {step_of(exponent):.4g}: {quality(loss)}")
         passed = unharmed and loss <= allowed
-        hardly_better = coarse - exponent >= STEPS and loss > 0.97 * coarse_loss and loss < 1.5 * learned_loss
-        if hardly_better and not passed and fine == -inf:
-            # Half the step, or less, gives nearly the same loss, and training didn't reach much less: the target is out of
-            # reach. The new limit is what training reached, or this loss if training was better. It is never more than 1.5
-            # times this loss, since after few epochs the chosen numbers can be far better than what training reached. This
-            # step passes, unless it harms an exact picture; failures by the old limit don't count.
-            allowed = 1.01 * min(max(learned_loss, loss), 1.5 * loss)
-            coarse, coarse_loss = inf, inf
-            passed = unharmed
-        if passed or exponent == finest:
-            best, fine, fine_loss = record, exponent, loss  # nothing finer than `finest` would be better
+
+        # If half the step, or less, gives nearly the same loss, and training didn't reach much less, the target is out of
+        # reach. What was learned is kept then. But after few epochs, the chosen numbers can be far better than that: then
+        # 1.5 times this loss is allowed. What has failed by the old limit is forgotten.
+        hardly_better = bad - exponent >= STEPS and 0.97 * bad_loss < loss < 1.5 * learned_loss
+        out_of_reach = hardly_better and not passed and best is None
+        if out_of_reach:
+            allowed = 1.01 * min(learned_loss, 1.5 * loss)
+            bad, bad_loss = inf, inf
+            passed = unharmed and loss <= allowed
+
+        if exponent == finest and not passed:
+            return record, allowed
+        if passed:
+            best, good, good_loss = record, exponent, loss
         else:
-            coarse, coarse_loss = exponent, loss
+            bad, bad_loss = exponent, loss
 
         near_enough = passed and loss > 0.98 * allowed > 0
         all_zero = passed and record.code_numbers.size == 0
-        nothing_passes = exponent == finest and not passed
-        if near_enough or all_zero or nothing_passes or interrupts and fine > -inf:
+        if near_enough or all_zero or interrupts and best:
             break
-        exponent = max(finest, next_exponent(fine, fine_loss, coarse, coarse_loss, allowed))
+        exponent = max(finest, next_exponent(good, good_loss, bad, bad_loss, allowed))
     return best, allowed
 
 
-def next_exponent(fine, fine_loss, coarse, coarse_loss, allowed):
+def next_exponent(good, good_loss, bad, bad_loss, allowed):
     """The exponent to try next: see `search`."""
     # Until one try has passed and one has failed, steps change by a factor of 4. But the loss of the first try, that of the
     # exponent 0, says how far away the target is: as measured, half the loss takes about 1.3 halvings of the step. (Some of
     # the loss is left by training, and doesn't shrink with the step.)
-    if coarse - fine == inf:
-        tried, loss, sign = (fine, fine_loss, 1) if coarse == inf else (coarse, coarse_loss, -1)
+    if bad - good == inf:
+        tried, loss, sign = (good, good_loss, 1) if bad == inf else (bad, bad_loss, -1)
         doublings = 2.0
         if tried == 0 and loss > 0 and allowed > 0:
             doublings = min(max(1.3 * abs(log2(loss / allowed)), 0.25), 2.0)
@@ -543,9 +550,9 @@ def next_exponent(fine, fine_loss, coarse, coarse_loss, allowed):
 
     # Then the logarithm of the loss is interpolated over the exponent; where that says nothing, the interval is halved.
     fraction = 0.5
-    if fine_loss > 0 and coarse_loss > allowed:
-        fraction = log(0.99 * allowed / fine_loss) / log(coarse_loss / fine_loss)
-    return fine + ceil((coarse - fine - 1) * min(max(fraction, 0.1), 0.9))
+    if good_loss > 0 and bad_loss > allowed:
+        fraction = log(0.99 * allowed / good_loss) / log(bad_loss / good_loss)
+    return good + ceil((bad - good - 1) * min(max(fraction, 0.1), 0.9))
 
 
 def decompress(content):
@@ -561,8 +568,8 @@ def components(codes, decoder):
     """Scores, (components, patches), and weights, (components, samples): scores.T @ weights are the logits, to begin with."""
     # If each patch can have a component of its own, a row of weights is the logits of one patch: then what repeats in a
     # picture repeats in the file (7,000 bytes for the three patterns; principal components 60,000). Beyond -8 and 8 a logit
-    # is black or white in 8 bits. Steps from 32 on round the 16 to 0. If the step doesn't divide it, scores get larger or
-    # smaller by rounding, and weights don't: `choose` corrects that when it fits the weights.
+    # is black or white in 8 bits. In the logits the 16 cancels out, since code numbers are divided by their lengths; steps
+    # from 32 on would round it to 0.
     if len(codes) <= min(codes.shape[1], decoder.shape[1]):
         return 16 * np.eye(len(codes)), np.clip(codes @ decoder, -8, 8) / 16
 
@@ -601,9 +608,9 @@ def choose(scores, weights, step, rounds, targets, bases):
     """Whole numbers of scores and weights, (components, patches) and (components, samples), by what they cost."""
     # One step suits all numbers. With c and w the whole numbers of a component, its part of the logits is
     # step * c * w / |c|. Where rows of weights have a length of 1, as from `svd`, |w| is about |c|, and 1 more in c or in w
-    # adds about step^2 to the squared error of the logits. At first the numbers are the nearest.
+    # adds about step^2 to the squared error of the logits. At first the numbers are the nearest, but for `to_whole`.
     code_numbers = np.rint(float32(scores / step))
-    weight_numbers = to_whole(weights * row_lengths(code_numbers), bases)
+    weight_numbers = to_whole(weights * norm(scores / step, axis=1, keepdims=True), bases)
     code_numbers, weight_numbers = without_zeros(code_numbers, weight_numbers)
 
     # To the squared error of the outputs, 1 more adds about step^2 times the mean square of the sigmoid's slope. To save a bit,
@@ -615,8 +622,8 @@ def choose(scores, weights, step, rounds, targets, bases):
         weights = turn_back(weight_numbers, bases) / row_lengths(code_numbers)
         move(code_numbers, np.ascontiguousarray(step * weights, float32), targets, bit_costs(code_numbers, price))
 
-        # Then the weights are fitted to these code numbers, beginning where they are: `move` gets the weights of a sample in
-        # each column, at no cost, and on a grid eight times finer than that of the weight numbers.
+        # Then the weights are fitted to these code numbers, whose lengths are new, beginning where they are: `move` gets the
+        # weights of a sample in each column, at no cost, and on a grid eight times finer than that of the weight numbers.
         lengths = row_lengths(code_numbers)
         eighths = np.rint(float32(8 * weights * lengths))
         move(eighths, float32(step / 8 * code_numbers / lengths), targets_by_sample, np.zeros(len(lengths), float32))
@@ -630,13 +637,13 @@ def without_zeros(code_numbers, weight_numbers):
     return code_numbers[used], weight_numbers[used]
 
 
-def to_whole(weights, bases):
-    """Weights times lengths, (components, samples), expressed in bases, as whole numbers."""
+def to_whole(scaled, bases):
+    """Whole numbers, (components, samples), of weights times lengths, expressed in bases."""
     # In cosines most are small. Some more of them become 0: that adds little error, and zeros take few bits.
-    weights = turn(weights, bases)
-    numbers = np.rint(weights)
+    scaled = turn(scaled, bases)
+    numbers = np.rint(scaled)
     if bases is not None:
-        numbers[abs(weights) < ZERO_BELOW] = 0
+        numbers[abs(scaled) < ZERO_BELOW] = 0
     return numbers
 
 
@@ -732,17 +739,17 @@ def patch_bases(shapes, width, height, channels):
     return cosines(height), cosines(width), colours
 
 
-def turn(weights, bases):
-    """Weights, (components, samples), expressed in bases."""
+def turn(rows, bases):
+    """Weights, or multiples of them, (components, samples), expressed in bases."""
     if bases is None:
-        return weights
-    grid = weights.reshape(len(weights), *map(len, bases))
-    return np.einsum("khwc,ih,jw,lc->kijl", grid, *bases, optimize=True).reshape(weights.shape)
+        return rows
+    grid = rows.reshape(len(rows), *map(len, bases))
+    return np.einsum("khwc,ih,jw,lc->kijl", grid, *bases, optimize=True).reshape(rows.shape)
 
 
-def turn_back(weights, bases):
-    """Weights again, of what `turn` returns: the inverse of an orthonormal basis is its transpose."""
-    return turn(weights, bases and [basis.T for basis in bases])
+def turn_back(rows, bases):
+    """What `turn` was given, from what it returned: the inverse of an orthonormal basis is its transpose."""
+    return turn(rows, bases and [basis.T for basis in bases])
 
 
 def reconstruct(record):
@@ -800,8 +807,9 @@ def smooth(picture, record):
 
 def smoothed(record, pictures, exact):
     """The record with the smoothing that suits it, and the mean squared errors: of each picture, and of all samples."""
-    # With d the differences across borders and e the errors of these, least squares give the matrix T for which T d is
-    # nearest to e. Each side moves by half of that.
+    # With d the differences across borders, and e how far each is from that of the original, least squares give the matrix T
+    # for which T d is nearest to e. Each side moves by half of that. T solves T gram = moment transposed; `lstsq` solves for
+    # what stands on the right, so it gives T transposed. That rows are smoothed behind columns is left out.
     reach = len(record.correction)
     gram, moment = np.zeros((2, reach, reach))
     outputs = reconstruct(record)
@@ -837,16 +845,16 @@ LENGTHS = 32  # numbers have fewer bits than that
 
 
 @njit
-def code_bit(coder, stream, chances, context, bit):
+def transfer_bit(coder, stream, chances, context, bit):
     """Write a bit to the stream, or read one, and learn from it. Returns the bit.
 
     coder    int64 (5): the state
     stream   uint8: the bytes of the file; behind them, nothing is written and zeros are read
     chances  int64 (contexts, 2): the chance of a 1, of 65536, and how often it was used
     """
-    # Read as a number, every file that begins like this one lies between low and high: low <= value <= high. A 1 takes the
-    # lower part of the interval, as large as its chance; low < high, so neither part is empty. If only one number is left, low
-    # and high share all bytes, which go out below.
+    # Read as a number, every file that begins like this one lies between low and high: low <= value <= high. Here low < high,
+    # as their first bytes differ: that is what the loop below ends with. A 1 takes the lower part of the interval, as large
+    # as its chance, and a 0 the rest; neither is empty.
     chance = chances[context, 0]
     used = chances[context, 1]
     low = coder[LOW]
@@ -910,17 +918,17 @@ def varies_little(plane):
 
 
 @njit
-def code_planes(coder, stream, planes, size_chances, digit_chances, flag_chances):
+def transfer_planes(coder, stream, planes, size_chances, digit_chances, flag_chances):
     """Write planes of whole numbers, int64 (planes, rows, columns), or read them in place."""
     # Of a plane that varies little, the differences from what is expected are written. A number is written as its length in
     # bits, in unary; then its digits below the first; then its sign. How likely a length is depends on the plane, on the
     # sizes of the neighbours that are known, and on the numbers of the planes before, at the same place. When planes are
-    # read, they hold zeros at first, and the bits given to `code_bit` are ignored. Of the flag_chances, the first KINDS are
+    # read, they hold zeros at first, and the bits given to `transfer_bit` are ignored. Of the flag_chances, the first KINDS are
     # for signs, the others for planes that vary little.
     count, rows, columns = planes.shape
     by_difference = np.zeros(count, np.int64)
     for k in range(count):
-        by_difference[k] = code_bit(coder, stream, flag_chances, KINDS + min(k, KINDS - 1), varies_little(planes[k]))
+        by_difference[k] = transfer_bit(coder, stream, flag_chances, KINDS + min(k, KINDS - 1), varies_little(planes[k]))
     for row in range(rows):
         for column in range(columns):
             before = 0
@@ -930,7 +938,8 @@ def code_planes(coder, stream, planes, size_chances, digit_chances, flag_chances
                 plane = planes[k]
                 # `near` is some 12 times the size to expect. Half of it comes from the four neighbours, which count 2, 2, 1, 1;
                 # their sizes are distances from `base`, like that of the number itself. The other half comes from the planes
-                # before: `before` is the sum of their sizes, each counting half as much as the next, about twice such a size.
+                # before: `before` is the sum of their sizes, each counting half as much as the next, rounded up: about twice
+                # such a size.
                 base = expected(plane, row, column) if by_difference[k] else 0
                 near = 3 * before
                 if column:
@@ -947,14 +956,14 @@ def code_planes(coder, stream, planes, size_chances, digit_chances, flag_chances
                 size = abs(plane[row, column] - base)
                 length = 0
                 goal = bit_length(size)
-                while length < LENGTHS - 1 and code_bit(coder, stream, size_chances, context + length, int(length < goal)):
+                while length < LENGTHS - 1 and transfer_bit(coder, stream, size_chances, context + length, int(length < goal)):
                     length += 1
                 number = min(length, 1)
                 for digit in range(length - 2, -1, -1):
                     context = length * LENGTHS + digit
-                    number = 2 * number + code_bit(coder, stream, digit_chances, context, size >> digit & 1)
+                    number = 2 * number + transfer_bit(coder, stream, digit_chances, context, size >> digit & 1)
                 before = number + (before + 1) // 2
-                if number and code_bit(coder, stream, flag_chances, kind, int(plane[row, column] < base)):
+                if number and transfer_bit(coder, stream, flag_chances, kind, int(plane[row, column] < base)):
                     number = -number
                 plane[row, column] = base + number
 
@@ -972,7 +981,7 @@ def grids(shapes, width, height):
     return [(-(-tall // height), -(-wide // width)) for tall, wide in shapes.tolist()]
 
 
-LZMA_FILTERS = [{"id": 0x4000000000000001, "preset": 6}]  # lzma.FILTER_LZMA1 as a number, since there may be no lzma
+LZMA_FILTERS = [{"id": 0x4000000000000001, "preset": 6}]  # lzma.FILTER_LZMA1: as a number it needs no lzma
 
 
 def pack(record):
@@ -983,8 +992,8 @@ def pack(record):
     ends = np.cumsum([rows * columns for rows, columns in sizes])
     grid_parts = zip(np.split(record.code_numbers, ends[:-1], axis=1), sizes)
 
-    # If there are as many components as patches, each patch has its own: these have nothing to do with each other, and are
-    # coded one by one.
+    # If there are as many components as patches, each patch has its own (see `components`): these have nothing to do with each
+    # other, and are coded one by one.
     pixels = record.weight_numbers.reshape(count, record.height, record.width, record.channels)
     pixel_parts = np.split(pixels, 1 if count < patches else count)
     groups = [
@@ -993,15 +1002,15 @@ def pack(record):
         [part.transpose(3, 0, 1, 2).reshape(-1, record.height, record.width) for part in pixel_parts],
     ]
 
-    # By the coder. Eight bytes per number are more than it takes for numbers below 2^22, which it tells by at most 45 bits,
-    # most of them likely.
+    # By the coder. Here is room for 80 bytes per number: it takes at most 62 decisions, each at most 10 bits. What isn't
+    # used takes no memory.
     numbers = np.concatenate([np.ravel(array) for arrays in groups for array in arrays])
-    stream = np.zeros(8 * numbers.size + 64, np.uint8)
+    stream = np.zeros(80 * numbers.size, np.uint8)
     coder = np.array([0, 0xFFFFFFFF, 0, 0, 0])
     for arrays in groups:
         chances = fresh_chances()
         for array in arrays:
-            code_planes(coder, stream, np.ascontiguousarray(array, np.int64), *chances)
+            transfer_planes(coder, stream, np.ascontiguousarray(array, np.int64), *chances)
     stream[coder[PLACE]] = (coder[LOW] >> 24) + 1  # a number between low and high, with zeros behind
     content = b"\0" + stream[: coder[PLACE] + 1].tobytes()
 
@@ -1010,6 +1019,7 @@ def pack(record):
         changes = np.diff(np.int16(numbers), prepend=np.int16(0))
         repeated = b"\1" + lzma.compress(changes.astype("<i2").tobytes(), lzma.FORMAT_RAW, filters=LZMA_FILTERS)
         content = min(content, repeated, key=len)
+    # `unpack` refuses files that announce more samples than these.
     all_samples = max(patches * record.weight_numbers.shape[1], 64 * len(record.shapes))
     return content.ljust(ceil((all_samples - 2**20) / 256), b"\0")
 
@@ -1055,7 +1065,7 @@ def read_by_coder(content):
 
     def read(group, *shape):
         array = np.zeros(shape, np.int64)
-        code_planes(coder, stream, array, *chances[group])
+        transfer_planes(coder, stream, array, *chances[group])
         if coder[PLACE] > len(content) + 4:
             raise ValueError("the file is cut off")
         return array
@@ -1118,7 +1128,7 @@ def draw(name, width, height):
 
 
 def to_levels(values):
-    """Values from 0 to 1 as the nearest of 256 levels, uint8; halves go up, in float64 even if they came out a hair below."""
+    """Values from 0 to 1 as the nearest of 256 levels, uint8. Halves go up, and so do float64 values a hair below."""
     levels = values * 255.0 + 0.500000001
     return np.uint8(np.clip(levels, 0, 255, out=levels))
 
@@ -1387,14 +1397,14 @@ def advise(targets, codes, decoder, target_psnr, content):
 
 @contextmanager
 def ctrl_c_noted():
-    """Within this block, Ctrl-C only appends to the list that the block gets."""
+    """Within this block, Ctrl-C appends to the list that the block gets, and ends nothing."""
     presses = []
     before = signal.getsignal(signal.SIGINT)
 
     def note(number, frame):
         presses.append(number)
         if callable(before) and before is not signal.default_int_handler:
-            before(number, frame)  # of a block around this one
+            before(number, frame)  # of a block around this one, or of a program that imports this one
 
     heard = before not in (signal.SIG_IGN, None) and current_thread() is main_thread()
     if heard:
@@ -1407,9 +1417,9 @@ def ctrl_c_noted():
 
 
 KERNELS = (
-    sigmoid, adam, aligned_zeros, add_gradients, add_up, train_epoch,
+    sigmoid, adam, aligned_zeros_in_kernel, add_gradients, add_up, train_epoch,
     move,
-    code_bit, bit_length, expected, varies_little, code_planes,
+    transfer_bit, bit_length, expected, varies_little, transfer_planes,
 )
 MACHINE_CODE = HERE / "__pycache__"  # folder where numba keeps what it compiled
 
@@ -1459,7 +1469,7 @@ class Missing(Listener, Exception):
         pass
 
 
-PARTS = "train", "choose", "code"  # of the work, each with kernels of its own
+PARTS = "train", "choose", "pack"  # of the work, each with kernels of its own
 
 
 def rehearse(part):
@@ -1527,8 +1537,9 @@ def compile_for_parent(parts):
 
 def compile_part(part):
     """Compile a part's kernels, or load them."""
-    # If numba can't save a kernel's machine code, it raises an OSError, but has the kernel: the next attempt comes further.
-    for _ in KERNELS:
+    # If numba can't save a kernel's machine code, it raises an OSError, but has the kernel: so each attempt comes at least a
+    # kernel further.
+    for _ in range(len(KERNELS)):
         try:
             return rehearse(part)
         except OSError as error:
