@@ -27,8 +27,8 @@ Glossary, with the sizes of a grey photograph of 768 x 512 in patches of 8 x 8, 
     code_numbers       whole numbers in the place of scores: about scores / step
     weight_numbers     whole numbers in the place of weights: about weights * lengths, see below
 
-Scores and weights give the same logits as codes and decoder, the bias included; so there are up to latent_dim + 1
-components. Components whose numbers all became 0 are left out of the file.
+Scores and weights give the same logits as codes and decoder, the bias included, if these lie between -8 and 8; so there are
+up to latent_dim + 1 components. Components whose numbers all became 0 are left out of the file.
 
 The decoder, and what training minimises; i is a patch, p a sample, k a number of a code:
 
@@ -140,16 +140,21 @@ def run():
         decoded = decompress(content)
         write_results(folder, pictures, decoded, content)
         report(names, pictures, decoded, content)
-        advise(targets, codes, decoder, TARGET_PSNR, content)
+        advise(pictures, codes, decoder, width, height, TARGET_PSNR, content)
     return 130 if interrupts else 0
 
 
 # ---------------------------------------------------------------------------------------------- learning
+#
+# The columns of the decoder are treated like codes: a logit is the product of two vectors, the code of a patch and the column
+# of a sample, and both are learned by the same rule. Patches and samples are the two sides; the one that has more vectors is
+# called long, the other one short. The vectors of the long side are cut into tiles of 512, which the threads share out, and
+# those of the short side into fours.
 
 # These four were found by `tests/quality.py choices`.
 CODE_RATE = 0.15  # how far a code moves per epoch, at first
 SAMPLE_RATE = 1.0  # how far the logits of a sample move per epoch, at first, about
-CODE_LENGTH = 16  # of a code, if there are as many numbers per code as patches
+CODE_NORM = 16  # length of a code as a vector, if there are as many numbers per code as patches
 BETAS = 0.8, 0.95  # of both of Adam's running means: in the first epoch, and in the last
 
 
@@ -159,7 +164,7 @@ def sigmoid(z):
     # exp(-z) = exp(x)^64 with x = -z / 64. Three terms of the series give e = exp(x) - 1, and six squarings the power:
     # (1 + e)^2 = 1 + (e e + 2 e), so no digits get lost. The error of the series, x^4 / 24, is below 1e-6 in the result:
     # 64 x^4 / 24 times y (1 - y) is largest at z = 4. The last line is 1 / (2 + e), in a form that is exactly 1/2 for z = 0
-    # even if the compiler approximates the division: what is filled up in `train` has no error only then.
+    # even if the compiler approximates the division: `train` fills up with logits of 0 and targets of 1/2.
     x = max(float32(-18), min(float32(18), z)) / float32(-64)
     e = x + x * x * (float32(0.5) + x / float32(6))
     for _ in range(6):
@@ -213,7 +218,9 @@ aligned_zeros_in_kernel = njit(aligned_zeros)
 
 @njit(forceinline=True, fastmath=True, error_model="numpy")
 def add_gradients(long, short, targets, delta, long_gradient, short_gradient):
-    """Add what four vectors of the short side give to the long gradient, and overwrite theirs. Returns the squared error.
+    """For four vectors of the short side: add to the gradient of a tile of the long side, and overwrite their own.
+
+    Returns the squared error.
 
     long, long_gradient    float32 (rows, size)
     short, short_gradient  float32 (rows, 4)
@@ -269,15 +276,15 @@ def add_up(parts):
 
 
 @njit(parallel=True, fastmath=True, error_model="numpy")
-def train_epoch(long, long_rate, short, short_rate, targets, share):
+def train_epoch(long_side, long_rate, short_side, short_rate, targets, share):
     """One epoch, in place: both sides move. Returns the squared error. Threads share out the tiles.
 
-    long, short   vectors and their two moments, each in tiles: see `with_moments`
-    targets       float32 (tiles of the long side, vectors of the short side, size)
+    long_side, short_side         vectors and their two moments, each in tiles: see `with_moments`
     long_rate, short_rate, share  as in `adam`
+    targets                       float32 (tiles of the long side, vectors of the short side, size)
     """
-    vectors, mean, square = long
-    short_vectors, short_mean, short_square = short
+    vectors, mean, square = long_side
+    short_vectors, short_mean, short_square = short_side
     tiles, rows, size = vectors.shape
     fours = len(short_vectors)
     errors = np.empty(tiles, float32)
@@ -339,12 +346,14 @@ def start(targets, latent_dim, seed):
     basis = np.random.default_rng(seed).standard_normal((len(wide), latent_dim), float32)
     for _ in range(4):
         basis = qr(wide @ (wide.T @ basis))[0]
+
+    # A basis among the samples gives codes by projection.
     codes = basis if patches <= samples else qr(logits @ basis)[0]
 
-    # So far the columns have a length of 1. If latent_dim is the number of patches, the rows do too, and are orthogonal:
-    # then all that patches share is the bias, and if codes are much longer than the 1 behind them, it has a small part.
-    # Otherwise the numbers of codes get a mean square of 1, like the 1 behind them.
-    factor = CODE_LENGTH if latent_dim == patches else sqrt(patches)
+    # So far the columns have a length of 1. If latent_dim is the number of patches, so have the rows, the codes, and they are
+    # orthogonal but for the 1 behind each: a step for one patch changes the others only through that 1, that is, through
+    # the bias. Long codes make this influence small. Otherwise the numbers of codes get a mean square of 1, like the 1.
+    factor = CODE_NORM if latent_dim == patches else sqrt(patches)
     return np.insert(factor * codes, latent_dim, 1, axis=1), np.zeros((latent_dim + 1, samples))
 
 
@@ -365,22 +374,20 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10):
     if epochs < 1 or log_every < 1 or not 0 < learning_rate < inf:
         raise ValueError("epochs and log_every have to be at least 1, and learning_rate above 0")
 
-    # The columns of the decoder are treated like codes: a vector for each sample. A logit is the product of that vector and
-    # a code, so how far it moves depends on how long codes are. A code's last number, the 1, isn't learned.
+    # How far a logit moves with its sample's vector depends on how long codes are. A code's last number, the 1, isn't learned.
     code_rate = CODE_RATE * learning_rate
     code_length = sqrt(np.sum(np.square(codes, dtype=float)) / patches)
     sample_rate = SAMPLE_RATE * learning_rate / code_length
 
-    # The side with more vectors is long; it is cut into tiles, which the threads share out. The other one is cut into
-    # fours. What is filled up has vectors of 0 and targets of 1/2: no error, so it never moves.
+    # What is filled up has vectors of 0 and targets of 1/2: no error, so it never moves.
     if patches > samples:
-        code_side = long = with_moments(codes.T, rows - 1, 512)
-        sample_side = short = with_moments(decoder, rows, 4)
+        code_side = long_side = with_moments(codes.T, rows - 1, 512)
+        sample_side = short_side = with_moments(decoder, rows, 4)
         long_rate, short_rate = code_rate, sample_rate
         targets = targets.T
     else:
-        code_side = short = with_moments(codes.T, rows - 1, 4)
-        sample_side = long = with_moments(decoder, rows, 512)
+        code_side = short_side = with_moments(codes.T, rows - 1, 4)
+        sample_side = long_side = with_moments(decoder, rows, 512)
         long_rate, short_rate = sample_rate, code_rate
     targets = tiled(targets, 512, 0.5)
 
@@ -396,7 +403,8 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10):
             falling = (1 + cos(pi * epoch / epochs)) / 2
             beta = falling * BETAS[0] + (1 - falling) * BETAS[1]
             total_weight = 1 + beta * total_weight
-            squared_error = train_epoch(long, falling * long_rate, short, falling * short_rate, targets, 1 / total_weight)
+            share = 1 / total_weight
+            squared_error = train_epoch(long_side, falling * long_rate, short_side, falling * short_rate, targets, share)
             losses.append(squared_error / (patches * samples))
             log_epoch(losses, epochs, log_every, perf_counter() - began)
             if interrupts:
@@ -439,11 +447,11 @@ class Record(NamedTuple):
 
 
 def compress(pictures, codes, decoder, width, height, target_psnr=None):
-    """The file with the coarsest rounding found that gives pictures with target_psnr dB over all their samples, in bytes.
+    """The bytes of the file with the coarsest rounding found that gives pictures with target_psnr dB over all their samples.
 
-    pictures are as in `cut`; codes and decoder are what `train` returns for their patches. Without a target, or if
-    it is out of reach, up to 0.05 dB gets lost, and pictures that training made exact stay so. Ctrl-C ends the search
-    as soon as a file will do. Raises ValueError if the arguments don't fit together.
+    Small pictures get the smallest file near by. pictures are as in `cut`; codes and decoder are what `train` returns for
+    their patches. Without a target, or if it is out of reach, up to 0.05 dB gets lost, and pictures that training made exact
+    stay so. Ctrl-C ends the search as soon as a file will do. Raises ValueError if the arguments don't fit together.
     """
     targets = cut(pictures, width, height)
     if codes.shape != (len(targets), len(decoder)) or decoder.shape[1] != targets.shape[1]:
@@ -456,10 +464,9 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
         raise ValueError("target_psnr has to be above 0")
 
     # Pictures that training made exact stay exact, unless training is better than what the target asks for.
-    learned = join(sigmoids(codes @ decoder), [picture.shape for picture in pictures], width, height)
-    learned_losses, learned_loss = mean_squares(pictures, [to_levels(picture) for picture in learned])
-    asked = 0 if target_psnr is None else 10 ** (-float(target_psnr) / 10)
-    exact = (learned_losses == 0) & (learned_loss >= asked)
+    learned_losses, learned_loss = losses_before_rounding(pictures, codes, decoder, width, height)
+    allowed = 1.01 * learned_loss if target_psnr is None else 10 ** (-float(target_psnr) / 10)
+    exact = (learned_losses == 0) & (learned_loss >= allowed)
 
     # More rounds of choosing make smaller files; large pictures get fewer of them. Choosing trades error for bits, so there
     # is none where all has to be exact.
@@ -479,7 +486,14 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
         return record, loss, not losses[exact].any()
 
     with ctrl_c_noted() as interrupts:
-        best, allowed = search(attempt, finest, asked, learned_loss, interrupts)
+        if allowed < learned_loss:
+            # Training didn't reach the target. Numbers chosen well can be far better than few epochs of training: a try shows
+            # that, with a step that adds at most some 1 % of what is learned. If the target is out of reach, what was learned
+            # is the limit, or 1.5 times the loss of that try if that is less.
+            _, loss, _ = attempt(max(finest, round(STEPS * log2(learned_loss) / 2)))
+            if loss > allowed:
+                allowed = 1.01 * min(learned_loss, 1.5 * loss)
+        best = search(attempt, finest, allowed, interrupts)
         content = pack(best)
 
         # From step to step, loss and bytes jump a little. If a try costs next to nothing, the smallest file near by is taken.
@@ -495,14 +509,18 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     return content
 
 
-def search(attempt, finest, asked, learned_loss, interrupts):
-    """The record with the coarsest step found that will do, and the loss that was allowed; `attempt` is that of `compress`.
+def losses_before_rounding(pictures, codes, decoder, width, height):
+    """Mean squared errors of what was learned, as pictures: of each, and of all samples."""
+    outputs = join(sigmoids(codes @ decoder), [picture.shape for picture in pictures], width, height)
+    return mean_squares(pictures, [to_levels(output) for output in outputs])
 
-    asked is 0 if no loss is asked for: then what was learned has to be kept. As soon as interrupts holds something, the first
-    record that will do is taken.
+
+def search(attempt, finest, allowed, interrupts):
+    """The record with the coarsest step found whose loss is allowed, or with the finest; `attempt` is that of `compress`.
+
+    As soon as interrupts holds something, the first record that will do is taken.
     """
     # `good` is the coarsest exponent that has passed, `bad` the finest that has failed; nothing between them has been tried.
-    allowed = asked or 1.01 * learned_loss
     best = None
     exponent = max(0, finest)
     good, good_loss, bad, bad_loss = -inf, 0, inf, inf
@@ -510,30 +528,19 @@ def search(attempt, finest, asked, learned_loss, interrupts):
         record, loss, unharmed = attempt(exponent)
         say(f"rounding step {step_of(exponent):.4g}: {quality(loss)}")
         passed = unharmed and loss <= allowed
-
-        # If half the step, or less, gives nearly the same loss, and training didn't reach much less, the target is out of
-        # reach. What was learned is kept then. But after few epochs, the chosen numbers can be far better than that: then
-        # 1.5 times this loss is allowed. What has failed by the old limit is forgotten.
-        hardly_better = bad - exponent >= STEPS and 0.97 * bad_loss < loss < 1.5 * learned_loss
-        out_of_reach = hardly_better and not passed and best is None
-        if out_of_reach:
-            allowed = 1.01 * min(learned_loss, 1.5 * loss)
-            bad, bad_loss = inf, inf
-            passed = unharmed and loss <= allowed
-
-        if exponent == finest and not passed:
-            return record, allowed
         if passed:
             best, good, good_loss = record, exponent, loss
         else:
             bad, bad_loss = exponent, loss
 
+        if exponent == finest and not passed:
+            return record
         near_enough = passed and loss > 0.98 * allowed > 0
         all_zero = passed and record.code_numbers.size == 0
         if near_enough or all_zero or interrupts and best:
             break
         exponent = max(finest, next_exponent(good, good_loss, bad, bad_loss, allowed))
-    return best, allowed
+    return best
 
 
 def next_exponent(good, good_loss, bad, bad_loss, allowed):
@@ -565,11 +572,11 @@ def decompress(content):
 
 
 def components(codes, decoder):
-    """Scores, (components, patches), and weights, (components, samples): scores.T @ weights are the logits, to begin with."""
+    """Scores, (components, patches), and weights, (components, samples): scores.T @ weights are the logits."""
     # If each patch can have a component of its own, a row of weights is the logits of one patch: then what repeats in a
-    # picture repeats in the file (7,000 bytes for the three patterns; principal components 60,000). Beyond -8 and 8 a logit
-    # is black or white in 8 bits. In the logits the 16 cancels out, since code numbers are divided by their lengths; steps
-    # from 32 on would round it to 0.
+    # picture repeats in the file (7,000 bytes for the three patterns; principal components 60,000). Logits are clipped:
+    # beyond -8 and 8 they are black or white in 8 bits. The 16 cancels out, since code numbers are divided by their lengths.
+    # It only has to round to something where logits of 8 do, which is up to steps of 16.
     if len(codes) <= min(codes.shape[1], decoder.shape[1]):
         return 16 * np.eye(len(codes)), np.clip(codes @ decoder, -8, 8) / 16
 
@@ -619,13 +626,14 @@ def choose(scores, weights, step, rounds, targets, bases):
     targets_by_sample = np.ascontiguousarray(targets.T)
     for _ in range(rounds):
         # The code numbers move, while the weights stay: `move` gets the code of a patch in each column.
-        weights = turn_back(weight_numbers, bases) / row_lengths(code_numbers)
-        move(code_numbers, np.ascontiguousarray(step * weights, float32), targets, bit_costs(code_numbers, price))
+        rounded = turn_back(weight_numbers, bases) / row_lengths(code_numbers)
+        move(code_numbers, np.ascontiguousarray(step * rounded, float32), targets, bit_costs(code_numbers, price))
 
         # Then the weights are fitted to these code numbers, whose lengths are new, beginning where they are: `move` gets the
-        # weights of a sample in each column, at no cost, and on a grid eight times finer than that of the weight numbers.
+        # weights of a sample in each column, at no cost. The grid is eight times finer than that of the weight numbers, as
+        # the rounding that counts comes behind, in cosines.
         lengths = row_lengths(code_numbers)
-        eighths = np.rint(float32(8 * weights * lengths))
+        eighths = np.rint(float32(8 * rounded * lengths))
         move(eighths, float32(step / 8 * code_numbers / lengths), targets_by_sample, np.zeros(len(lengths), float32))
         code_numbers, weight_numbers = without_zeros(code_numbers, to_whole(eighths / 8, bases))
     return np.int64(code_numbers), np.int64(weight_numbers)
@@ -727,9 +735,10 @@ def cosines(size):
 
 
 def patch_bases(shapes, width, height, channels):
-    """Orthonormal bases for the rows, columns and channels of a patch; None for whole pictures, which keep their pixels."""
+    """Orthonormal bases for the rows, columns and channels of a patch; None if its weights are stored as pixels."""
     # The weights of cut pictures are smooth, so in cosines and opponent colours most of them are 0. As the bases are
-    # orthonormal, an error of one step costs the same as in pixels. For patches of more than 128 a side they would be large.
+    # orthonormal, an error of one step costs the same as in pixels. Whole pictures are
+    # stored as pixels, and so are patches of more than 128 a side, for which bases would be large.
     if are_whole(shapes, width, height) or max(width, height) > 128:
         return None
     colours = np.eye(channels)
@@ -807,9 +816,9 @@ def smooth(picture, record):
 
 def smoothed(record, pictures, exact):
     """The record with the smoothing that suits it, and the mean squared errors: of each picture, and of all samples."""
-    # With d the differences across borders, and e how far each is from that of the original, least squares give the matrix T
-    # for which T d is nearest to e. Each side moves by half of that. T solves T gram = moment transposed; `lstsq` solves for
-    # what stands on the right, so it gives T transposed. That rows are smoothed behind columns is left out.
+    # With d the differences across a border, and e how far each is from that of the original, the sum of |T d - e|^2 is least
+    # for T = (sum of e d^T) (sum of d d^T)^-1. `lstsq`, of the sums of d d^T and of d e^T, gives T transposed. Each side
+    # moves by half of T d. That rows are smoothed behind columns is left out.
     reach = len(record.correction)
     gram, moment = np.zeros((2, reach, reach))
     outputs = reconstruct(record)
@@ -936,23 +945,22 @@ def transfer_planes(coder, stream, planes, size_chances, digit_chances, flag_cha
                 if coder[PLACE] > len(stream) + 4:  # the decoder is 4 bytes ahead: anything more isn't there
                     return
                 plane = planes[k]
-                # `near` is some 12 times the size to expect. Half of it comes from the four neighbours, which count 2, 2, 1, 1;
-                # their sizes are distances from `base`, like that of the number itself. The other half comes from the planes
-                # before: `before` is the sum of their sizes, each counting half as much as the next, rounded up: about twice
-                # such a size.
+                # What size is to be expected? The four neighbours count 2, 2, 1, 1: `around` is 6 times such a size, as a
+                # distance from `base`. `before` is the sum of the sizes in the planes before, each counting half as much as
+                # the next (rounded up): twice such a size, so it counts threefold.
                 base = expected(plane, row, column) if by_difference[k] else 0
-                near = 3 * before
+                around = 0
                 if column:
-                    near += 2 * abs(plane[row, column - 1] - base)
+                    around += 2 * abs(plane[row, column - 1] - base)
                 if row:
-                    near += 2 * abs(plane[row - 1, column] - base)
+                    around += 2 * abs(plane[row - 1, column] - base)
                 if row and column:
-                    near += abs(plane[row - 1, column - 1] - base)
+                    around += abs(plane[row - 1, column - 1] - base)
                 if row and column + 1 < columns:
-                    near += abs(plane[row - 1, column + 1] - base)
+                    around += abs(plane[row - 1, column + 1] - base)
 
                 kind = min(k, KINDS - 1)
-                context = (kind * SURROUNDINGS + min(bit_length(near), SURROUNDINGS - 1)) * LENGTHS
+                context = (kind * SURROUNDINGS + min(bit_length(around + 3 * before), SURROUNDINGS - 1)) * LENGTHS
                 size = abs(plane[row, column] - base)
                 length = 0
                 goal = bit_length(size)
@@ -982,6 +990,9 @@ def grids(shapes, width, height):
 
 
 LZMA_FILTERS = [{"id": 0x4000000000000001, "preset": 6}]  # lzma.FILTER_LZMA1: as a number it needs no lzma
+
+
+HEAD, CODES, WEIGHTS = range(3)  # the groups of arrays in a file, each with chances of its own
 
 
 def pack(record):
@@ -1019,7 +1030,7 @@ def pack(record):
         changes = np.diff(np.int16(numbers), prepend=np.int16(0))
         repeated = b"\1" + lzma.compress(changes.astype("<i2").tobytes(), lzma.FORMAT_RAW, filters=LZMA_FILTERS)
         content = min(content, repeated, key=len)
-    # `unpack` refuses files that announce more samples than these.
+    # `unpack` refuses a file that is too short for the samples that it announces, so it is filled up.
     all_samples = max(patches * record.weight_numbers.shape[1], 64 * len(record.shapes))
     return content.ljust(ceil((all_samples - 2**20) / 256), b"\0")
 
@@ -1027,18 +1038,18 @@ def pack(record):
 def unpack(content):
     """The record in the bytes of a file. Raises ValueError if they are damaged, or of another program."""
     content = bytes(content)
-    # A file of this length can't hold more samples, and a picture counts as 64 at least: see `pack`. There are no more code
-    # numbers than that, no more weight numbers, and few others, two bytes each by LZMA.
+    # A file of this length can't hold more samples, nor more pictures than a 64th of that: see `pack`. By LZMA it has two bytes
+    # for each of at most as many code numbers, as many weight numbers, and few others.
     most = 256 * len(content) + 2**20
     if content[:1] not in (b"\0", b"\1"):
         raise ValueError("not a file of this program")
     read = read_by_coder(content[1:]) if content[:1] == b"\0" else read_by_lzma(content[1:], 5 * most)
-    version, channels, width, height, exponent, count, pictures = read(0, 1, 1, 7).ravel().tolist()
+    version, channels, width, height, exponent, count, pictures = read(HEAD, 1, 1, 7).ravel().tolist()
     if version != VERSION or channels not in (1, 3) or abs(exponent) > 64 * STEPS:
         raise ValueError("not a file of this version of the program")
-    if min(width, height, pictures) < 1 or pictures * max(width * height * channels, 64) > most:
+    if min(width, height, pictures) < 1 or 64 * pictures > most:
         raise ValueError("the file announces more than it can hold")
-    shapes = read(0, 2, pictures, 1)[..., 0].T
+    shapes = read(HEAD, 2, pictures, 1)[..., 0].T
     if shapes.min() < 1 or shapes.max() > most:
         raise ValueError("the file announces more than it can hold")
     sizes = grids(shapes, width, height)
@@ -1048,17 +1059,17 @@ def unpack(content):
         raise ValueError("the file announces more than it can hold")
 
     reach = reach_of(width, height)
-    correction = read(0, 1, reach, reach)[0]
-    code_numbers = np.concatenate([read(1, count, *size).reshape(count, prod(size)) for size in sizes], axis=1)
+    correction = read(HEAD, 1, reach, reach)[0]
+    code_numbers = np.concatenate([read(CODES, count, *size).reshape(count, prod(size)) for size in sizes], axis=1)
     parts = 1 if count < patches else count
-    planes = [read(2, channels * count // parts, height, width) for _ in range(parts)]
+    planes = [read(WEIGHTS, channels * count // parts, height, width) for _ in range(parts)]
     pixels = [part.reshape(channels, count // parts, height, width).transpose(1, 2, 3, 0) for part in planes]
     weight_numbers = np.concatenate(pixels).reshape(count, samples)
     return Record(channels, width, height, exponent, shapes, correction, code_numbers, weight_numbers)
 
 
 def read_by_coder(content):
-    """Function that reads the next array of whole numbers, of a group and a shape."""
+    """Function that reads the next array of whole numbers, of this group and of this shape."""
     stream = np.frombuffer(bytearray(content), np.uint8)  # can be written, like that of `pack`: one type, compiled once
     coder = np.array([0, 0xFFFFFFFF, int.from_bytes(content[:4].ljust(4, b"\0"), "big"), 4, 1])
     chances = [fresh_chances() for _ in range(3)]
@@ -1314,7 +1325,7 @@ def write_results(folder, pictures, decoded, content):
     write_files(folder, files)
     for path in folder.iterdir():
         if path.name not in files and path.is_file() and re.fullmatch(r"final_decoded_\d+\.p[gp]m", path.name):
-            path.unlink()
+            path.unlink(missing_ok=True)  # another run may have done it
 
 
 def ending(picture):
@@ -1382,16 +1393,15 @@ def report(names, pictures, decoded, content):
     say(f"compressed.bin: {size} bytes, {8 * size / pixels:.3f} bits per pixel, {size / raw:.3f} of raw")
 
 
-def advise(targets, codes, decoder, target_psnr, content):
+def advise(pictures, codes, decoder, width, height, target_psnr, content):
     """Print what to change if training hardly reached the target, which makes files large, or if the file is large anyway."""
-    learned = to_levels(sigmoids(codes @ decoder)) / float32(255)
-    loss = np.mean((learned - targets) ** 2)
+    _, loss = losses_before_rounding(pictures, codes, decoder, width, height)
     if target_psnr is not None and loss > 10 ** (-(target_psnr + 1) / 10):
         used = codes.shape[1] - 1
-        more = min(2 * used, *targets.shape)
+        more = min(2 * used, len(codes), decoder.shape[1])
         words = f"more EPOCHS or LATENT_DIM = {more}" if more > used else "more EPOCHS or smaller patches"
         say(f"TARGET_PSNR {target_psnr}: training reached {-10 * log10(loss):.1f} dB; {words} would allow more")
-    if len(content) > targets.size / 2:
+    if len(content) > len(codes) * decoder.shape[1] / 2:
         say("a large file: WIDTH = HEIGHT = 8, LATENT_DIM = 64 and a TARGET_PSNR suit photographs")
 
 
@@ -1512,7 +1522,7 @@ def load_kernels():
 
 
 def compile_parts(may_fork):
-    """Compile what is missing. may_fork says that no kernel has started threads here yet."""
+    """Compile what is missing. may_fork says that no kernel has started threads here yet, as even the first one is missing."""
     # On Linux a child process, which begins as a copy of this one, compiles all but the first part, and saves it; this process
     # then loads it. A copy of threads wouldn't work.
     say("compiling ...")

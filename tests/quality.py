@@ -79,7 +79,7 @@ def table_start():
 
 def table_choices():
     """Each choice of the optimiser next to its neighbours: three patterns, and digits at 16."""
-    choices = [{}, {"CODE_RATE": 0.05}, {"CODE_RATE": 0.5}, {"CODE_LENGTH": 4}, {"CODE_LENGTH": 64}]
+    choices = [{}, {"CODE_RATE": 0.05}, {"CODE_RATE": 0.5}, {"CODE_NORM": 4}, {"CODE_NORM": 64}]
     choices += [{"SAMPLE_RATE": 0.5}, {"SAMPLE_RATE": 2}, {"BETAS": (0.8, 0.8)}, {"BETAS": (0.95, 0.95)}]
     for settings in choices:
         with with_settings(settings):
