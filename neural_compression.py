@@ -40,7 +40,8 @@ The decoder, and what training minimises; i is a patch, p a sample, k a number o
     gradient of decoder[k, p]:  sum over i of d[i, p] codes[i, k]
 
 If each picture is one patch, the pictures are whole. Otherwise they are cut, all of them: then the weights are smooth, and are
-stored as cosines (see `patch_bases`), and the borders between patches are smoothed (see `smooth`).
+stored as cosines if patches have up to 128 a side (see `patch_bases`), and the borders between patches are smoothed (see
+`smooth`).
 
 The file on disk, compressed.bin, is one sequence of whole numbers:
 
@@ -135,7 +136,7 @@ def run():
     say_sizes(targets, codes, LATENT_DIM)
 
     with ctrl_c_noted() as interrupts:
-        codes, decoder, losses = train(targets, codes, decoder, EPOCHS, LEARNING_RATE, LOG_EVERY)
+        codes, decoder, _ = train(targets, codes, decoder, EPOCHS, LEARNING_RATE, LOG_EVERY)
         content = compress(pictures, codes, decoder, width, height, TARGET_PSNR)
         decoded = decompress(content)
         write_results(folder, pictures, decoded, content)
@@ -350,10 +351,13 @@ def start(targets, latent_dim, seed):
     # A basis among the samples gives codes by projection.
     codes = basis if patches <= samples else qr(logits @ basis)[0]
 
-    # So far the columns have a length of 1. If latent_dim is the number of patches, so have the rows, the codes, and they are
-    # orthogonal but for the 1 behind each: a step for one patch changes the others only through that 1, that is, through
-    # the bias. Long codes make this influence small. Otherwise the numbers of codes get a mean square of 1, like the 1.
-    factor = CODE_NORM if latent_dim == patches else sqrt(patches)
+    if latent_dim == patches:
+        # So far the codes have a length of 1, and are orthogonal but for the 1 behind each: a step for one patch changes the
+        # others only through that 1, that is, through the bias. Long codes make this influence small.
+        factor = CODE_NORM
+    else:
+        # The numbers of codes get a mean square of 1, like the 1 behind them.
+        factor = sqrt(patches)
     return np.insert(factor * codes, latent_dim, 1, axis=1), np.zeros((latent_dim + 1, samples))
 
 
@@ -465,8 +469,8 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
 
     # Pictures that training made exact stay exact, unless training is better than what the target asks for.
     learned_losses, learned_loss = losses_before_rounding(pictures, codes, decoder, width, height)
-    allowed = 1.01 * learned_loss if target_psnr is None else 10 ** (-float(target_psnr) / 10)
-    exact = (learned_losses == 0) & (learned_loss >= allowed)
+    asked = 0 if target_psnr is None else 10 ** (-float(target_psnr) / 10)
+    exact = (learned_losses == 0) & (learned_loss >= asked)
 
     # More rounds of choosing make smaller files; large pictures get fewer of them. Choosing trades error for bits, so there
     # is none where all has to be exact.
@@ -486,11 +490,13 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
         return record, loss, not losses[exact].any()
 
     with ctrl_c_noted() as interrupts:
+        allowed = asked or 1.01 * learned_loss
         if allowed < learned_loss:
-            # Training didn't reach the target. Numbers chosen well can be far better than few epochs of training: a try shows
-            # that, with a step that adds at most some 1 % of what is learned. If the target is out of reach, what was learned
-            # is the limit, or 1.5 times the loss of that try if that is less.
-            _, loss, _ = attempt(max(finest, round(STEPS * log2(learned_loss) / 2)))
+            # Training didn't reach the target. Numbers chosen well can be far better than few epochs of training: a try with
+            # a fine step shows that. The root of learned_loss is fine enough: two roundings add step^2 / 12 each to the squared
+            # error of a logit, and the sigmoid has slopes up to 1/4, so it adds 1 % of what was learned. If the target is out
+            # of reach, what was learned is the limit, or 1.5 times the loss of that try if that is less.
+            _, loss, _ = attempt(max(finest, round(STEPS * log2(sqrt(learned_loss)))))
             if loss > allowed:
                 allowed = 1.01 * min(learned_loss, 1.5 * loss)
         best = search(attempt, finest, allowed, interrupts)
@@ -575,8 +581,9 @@ def components(codes, decoder):
     """Scores, (components, patches), and weights, (components, samples): scores.T @ weights are the logits."""
     # If each patch can have a component of its own, a row of weights is the logits of one patch: then what repeats in a
     # picture repeats in the file (7,000 bytes for the three patterns; principal components 60,000). Logits are clipped:
-    # beyond -8 and 8 they are black or white in 8 bits. The 16 cancels out, since code numbers are divided by their lengths.
-    # It only has to round to something where logits of 8 do, which is up to steps of 16.
+    # beyond -8 and 8 they are black or white in 8 bits. Each patch has one code number, 16 / step; the 16 cancels out, since
+    # code numbers are divided by their lengths. The code number must not round to 0 before all weight numbers do, of which
+    # none is above 8 / step.
     if len(codes) <= min(codes.shape[1], decoder.shape[1]):
         return 16 * np.eye(len(codes)), np.clip(codes @ decoder, -8, 8) / 16
 
@@ -615,7 +622,8 @@ def choose(scores, weights, step, rounds, targets, bases):
     """Whole numbers of scores and weights, (components, patches) and (components, samples), by what they cost."""
     # One step suits all numbers. With c and w the whole numbers of a component, its part of the logits is
     # step * c * w / |c|. Where rows of weights have a length of 1, as from `svd`, |w| is about |c|, and 1 more in c or in w
-    # adds about step^2 to the squared error of the logits. At first the numbers are the nearest, but for `to_whole`.
+    # adds about step^2 to the squared error of the logits. At first c is the nearest. Of c only the direction c / |c|
+    # counts, so w gets the length |scores| / step, not that of the rounded c.
     code_numbers = np.rint(float32(scores / step))
     weight_numbers = to_whole(weights * norm(scores / step, axis=1, keepdims=True), bases)
     code_numbers, weight_numbers = without_zeros(code_numbers, weight_numbers)
@@ -626,14 +634,14 @@ def choose(scores, weights, step, rounds, targets, bases):
     targets_by_sample = np.ascontiguousarray(targets.T)
     for _ in range(rounds):
         # The code numbers move, while the weights stay: `move` gets the code of a patch in each column.
-        rounded = turn_back(weight_numbers, bases) / row_lengths(code_numbers)
-        move(code_numbers, np.ascontiguousarray(step * rounded, float32), targets, bit_costs(code_numbers, price))
+        weights_now = turn_back(weight_numbers, bases) / row_lengths(code_numbers)
+        move(code_numbers, np.ascontiguousarray(step * weights_now, float32), targets, bit_costs(code_numbers, price))
 
         # Then the weights are fitted to these code numbers, whose lengths are new, beginning where they are: `move` gets the
-        # weights of a sample in each column, at no cost. The grid is eight times finer than that of the weight numbers, as
-        # the rounding that counts comes behind, in cosines.
+        # weights of a sample in each column, at no cost. The grid is eight times finer than that of the weight numbers, since
+        # `to_whole` rounds once more, perhaps in cosines.
         lengths = row_lengths(code_numbers)
-        eighths = np.rint(float32(8 * rounded * lengths))
+        eighths = np.ascontiguousarray(np.rint(8 * weights_now * lengths), float32)
         move(eighths, float32(step / 8 * code_numbers / lengths), targets_by_sample, np.zeros(len(lengths), float32))
         code_numbers, weight_numbers = without_zeros(code_numbers, to_whole(eighths / 8, bases))
     return np.int64(code_numbers), np.int64(weight_numbers)
@@ -656,8 +664,8 @@ def to_whole(scaled, bases):
 
 
 def bit_costs(numbers, price):
-    """What a size larger by 1 costs in each row of whole numbers, float32 (rows)."""
-    # If the sizes in a row have a geometric distribution with mean m, a size larger by 1 takes log2(1 + 1 / m) bits more.
+    """What it costs in each row of whole numbers if an absolute value grows by 1, float32 (rows)."""
+    # If absolute values have a geometric distribution with mean m, one that is larger by 1 takes log2(1 + 1 / m) bits more.
     return float32(price * np.log2(1 + 1 / np.mean(abs(numbers), axis=1)))
 
 
@@ -668,7 +676,7 @@ def move(numbers, units, targets, costs):
     numbers  float32 (rows, count): a vector in each column
     units    float32 (rows, others): what logits get if a number grows by 1, so numbers.T @ units are the logits
     targets  float32 (count, others)
-    costs    float32 (rows): what a size larger by 1 costs, as a squared error
+    costs    float32 (rows): what it costs if an absolute value grows by 1, as a squared error
     """
     rows, others = units.shape
     for i in prange(len(targets)):
@@ -737,8 +745,8 @@ def cosines(size):
 def patch_bases(shapes, width, height, channels):
     """Orthonormal bases for the rows, columns and channels of a patch; None if its weights are stored as pixels."""
     # The weights of cut pictures are smooth, so in cosines and opponent colours most of them are 0. As the bases are
-    # orthonormal, an error of one step costs the same as in pixels. Whole pictures are
-    # stored as pixels, and so are patches of more than 128 a side, for which bases would be large.
+    # orthonormal, an error of one step costs the same as in pixels. Whole pictures are stored as pixels, and so are patches
+    # of more than 128 a side, for which bases would be large.
     if are_whole(shapes, width, height) or max(width, height) > 128:
         return None
     colours = np.eye(channels)
@@ -818,7 +826,8 @@ def smoothed(record, pictures, exact):
     """The record with the smoothing that suits it, and the mean squared errors: of each picture, and of all samples."""
     # With d the differences across a border, and e how far each is from that of the original, the sum of |T d - e|^2 is least
     # for T = (sum of e d^T) (sum of d d^T)^-1. `lstsq`, of the sums of d d^T and of d e^T, gives T transposed. Each side
-    # moves by half of T d. That rows are smoothed behind columns is left out.
+    # moves by half of T d. The fit ignores that rows are smoothed after
+    # columns.
     reach = len(record.correction)
     gram, moment = np.zeros((2, reach, reach))
     outputs = reconstruct(record)
@@ -861,9 +870,9 @@ def transfer_bit(coder, stream, chances, context, bit):
     stream   uint8: the bytes of the file; behind them, nothing is written and zeros are read
     chances  int64 (contexts, 2): the chance of a 1, of 65536, and how often it was used
     """
-    # Read as a number, every file that begins like this one lies between low and high: low <= value <= high. Here low < high,
-    # as their first bytes differ: that is what the loop below ends with. A 1 takes the lower part of the interval, as large
-    # as its chance, and a 0 the rest; neither is empty.
+    # Bytes that are certain are written. Of the next four, read as a number, low and high are the bounds, and value is what the
+    # file holds: low <= value <= high. Their first bytes differ, as the loop at the end sees to, so low < high. A 1 takes the
+    # lower part of the interval, as large as its chance, and a 0 the rest; neither is empty.
     chance = chances[context, 0]
     used = chances[context, 1]
     low = coder[LOW]
@@ -945,9 +954,9 @@ def transfer_planes(coder, stream, planes, size_chances, digit_chances, flag_cha
                 if coder[PLACE] > len(stream) + 4:  # the decoder is 4 bytes ahead: anything more isn't there
                     return
                 plane = planes[k]
-                # What size is to be expected? The four neighbours count 2, 2, 1, 1: `around` is 6 times such a size, as a
-                # distance from `base`. `before` is the sum of the sizes in the planes before, each counting half as much as
-                # the next (rounded up): twice such a size, so it counts threefold.
+                # What size is to be expected? `around` is 6 sizes, as the four neighbours count 2, 2, 1, 1; a neighbour's
+                # size is its distance from `base`. `before` is 2 sizes, as of the planes before each counts half as much as
+                # the next (1 + 1/2 + 1/4 ..., rounded up). So `around + 3 * before` is some 12 sizes, half from either.
                 base = expected(plane, row, column) if by_difference[k] else 0
                 around = 0
                 if column:
@@ -1247,15 +1256,15 @@ def comparison(pictures, decoded):
     for original, output in zip(pictures, decoded):
         difference = np.uint8(np.minimum(8 * abs(np.int64(original) - output), 255))
         cells = [picture[::every, ::every] for picture in (original, output, difference)]
-        below = tallest // every + 2
-        margins = [(0, below - len(cells[0])), (0, 2)] + [(0, 0)] * (original.ndim - 2)  # grey lines between the cells
+        cell_height = tallest // every + 2
+        margins = [(0, cell_height - len(cells[0])), (0, 2)] + [(0, 0)] * (original.ndim - 2)  # grey lines between the cells
         columns.append(np.vstack([np.pad(cell, margins, constant_values=128) for cell in cells]))
     return np.hstack(columns)
 
 
 # ---------------------------------------------------------------------------------------------- plumbing
 #
-# What any program needs: mistakes, files, printing, Ctrl-C, machine code.
+# What any program needs: checks, files, printing, Ctrl-C, machine code.
 
 
 

@@ -296,6 +296,16 @@ def test_exact_pictures_stay_exact_even_if_they_differ_in_one_pixel_by_one_level
     assert all(map(np.array_equal, program.decompress(content), pictures))
 
 
+@pytest.mark.parametrize("target", [None, 60])
+def test_an_exact_picture_stays_exact_beside_one_that_was_not_learned(program, target):
+    pictures = list(np.random.default_rng(0).integers(0, 256, (2, 32, 32)).astype(np.uint8))
+    share = np.clip(pictures[0].ravel() / 255, 0.0005, 0.9995)
+    codes, decoder = np.float32([[1, 0, 1], [0, 1, 1]]), np.zeros((3, 1024), np.float32)
+    decoder[0] = np.log(share / (1 - share))
+    decoded = program.decompress(program.compress(pictures, codes, decoder, 32, 32, target))
+    assert np.array_equal(decoded[0], pictures[0]) and not np.array_equal(decoded[1], pictures[1])
+
+
 DARK = (np.indices((60, 70)).sum(axis=0) % 4).astype(np.uint8)
 NOISE = np.random.default_rng(0).integers(0, 2, (64, 96)).astype(np.uint8) * 255
 
