@@ -1448,9 +1448,12 @@ class Locator:
 
     # By itself numba compiles anew if anything in the file has changed, and here constants change all the time. Kernels call
     # each other, so the machine code of each is up to date as long as the text of all is, and the numbers that they use.
+    def __init__(self, function):
+        self.function = function
+
     @classmethod
     def from_function(cls, function, path):
-        return cls()
+        return cls(function)
 
     def get_cache_path(self):
         return str(MACHINE_CODE)
@@ -1463,7 +1466,7 @@ class Locator:
         return "".join(sources) + repr((LOW, HIGH, VALUE, PLACE, DECODING, KINDS, SURROUNDINGS, LENGTHS))
 
     def get_disambiguator(self):
-        return "kernel"  # part of the file names; no two functions have the same name
+        return self.function.__module__  # machine code can only be loaded in a module of the same name
 
 
 # The setting of where numba looks for its cache, NUMBA_CACHE_LOCATOR_CLASSES, is the whole process's, so it is put back.
