@@ -27,8 +27,9 @@ Glossary, with the sizes of a grey photograph of 768 x 512 in patches of 8 x 8, 
     code_numbers       whole numbers in the place of scores: about scores / step
     weight_numbers     whole numbers in the place of weights: about weights * lengths, see below
 
-Scores and weights give the same logits as codes and decoder, the bias included, if these lie between -8 and 8; so there are
-up to latent_dim + 1 components. Components whose numbers all became 0 are left out of the file.
+Scores and weights give the same logits as codes and decoder, the bias included; so there are up to latent_dim + 1 components.
+(If each patch can have a component of its own, logits are clipped to lie between -8 and 8.)
+Components whose numbers all became 0 are left out of the file.
 
 The decoder, and what training minimises; i is a patch, p a sample, k a number of a code:
 
@@ -88,8 +89,8 @@ from threading import current_thread, main_thread
 from time import perf_counter
 from typing import NamedTuple
 
-# Threads that wait for work soon sleep, so that two runs at once don't take each other's cores.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# Threads that wait for work soon sleep, so that two runs at once don't take each other's cores; but not between two epochs.
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 # The last digits of NumPy's matrix products depend on the number of threads, so they take one.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
@@ -104,8 +105,8 @@ try:
 except ImportError:  # Python can be built without it; `main` says so
     lzma = None
 
-WIDTH = 256  # width of a patch in pixels
-HEIGHT = 256  # height of a patch in pixels
+WIDTH = 256  # width of a pattern, and of the patches that pictures are cut into, in pixels
+HEIGHT = 256  # height of both
 IMAGES = ("radial", "sine", "checkerboard")  # patterns, or PGM and PPM files beside this program; * stands for any name
 SINE_FREQUENCY = 40  # periods of the sine pattern along each side
 CHECKER_SQUARES = 16  # squares of the checkerboard pattern along each side
@@ -135,6 +136,7 @@ def run():
     codes, decoder = start(targets, LATENT_DIM, SEED)
     say_sizes(targets, codes, LATENT_DIM)
 
+    # `train` and `compress` note Ctrl-C for themselves, and pass it on: here it is noted for the exit status.
     with ctrl_c_noted() as interrupts:
         codes, decoder, _ = train(targets, codes, decoder, EPOCHS, LEARNING_RATE, LOG_EVERY)
         content = compress(pictures, codes, decoder, width, height, TARGET_PSNR)
@@ -204,11 +206,11 @@ def adam(vectors, gradient, mean, square, rate, share):
 
 
 def aligned_zeros(rows, size):
-    """A float32 array (rows, size) of 0 whose address is a multiple of 64."""
-    # Processors with registers of 64 bytes then need one read for 16 numbers, not two. Without this, training takes 1.1
-    # to 1.4 times as long.
-    room = np.zeros(rows * size + 16, float32)
-    first = -room.ctypes.data % 64 // 4
+    """A float32 array (rows, size) of 0 whose address is a multiple of 4096."""
+    # Multiples of 64 let processors with registers of 64 bytes read 16 numbers at once; otherwise training takes 1.1 to 1.4
+    # times as long. Multiples of 4096, a page, keep arrays from getting into each other's way in the cache by chance.
+    room = np.zeros(rows * size + 1024, float32)
+    first = -room.ctypes.data % 4096 // 4
     return room[first : first + rows * size].reshape((rows, size))
 
 
@@ -433,7 +435,8 @@ def log_epoch(losses, epochs, log_every, seconds):
 VERSION = 1  # of the layout of the file
 STEPS = 64  # rounding steps to choose from, per factor of two: a step is 2^(exponent / STEPS)
 PRICE = 0.18  # to save a bit, so many times the squared error of one step may be added (`tests/quality.py rounding`)
-ROUNDS = 4, 20  # of choosing, for large and for small pictures
+ROUNDS = 4, 20  # least and most rounds of choosing
+OWN_SCORE = 16  # score of a patch that has a component of its own
 ZERO_BELOW = 0.7  # weights in cosines below this share of a step become 0 (`tests/quality.py rounding`)
 
 
@@ -454,8 +457,9 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     """The bytes of the file with the coarsest rounding found that gives pictures with target_psnr dB over all their samples.
 
     Small pictures get the smallest file near by. pictures are as in `cut`; codes and decoder are what `train` returns for
-    their patches. Without a target, or if it is out of reach, up to 0.05 dB gets lost, and pictures that training made exact
-    stay so. Ctrl-C ends the search as soon as a file will do. Raises ValueError if the arguments don't fit together.
+    their patches. Without a target, or if that is out of reach, what was learned is kept to 0.05 dB, and pictures that
+    training made exact stay so. Ctrl-C ends the search as soon as a file will do. Raises ValueError if the arguments don't
+    fit together.
     """
     targets = cut(pictures, width, height)
     if codes.shape != (len(targets), len(decoder)) or decoder.shape[1] != targets.shape[1]:
@@ -467,10 +471,14 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     if target_psnr is not None and not target_psnr > 0:
         raise ValueError("target_psnr has to be above 0")
 
-    # Pictures that training made exact stay exact, unless training is better than what the target asks for.
+    # Pictures that training made exact have to stay exact, unless training is better than the target.
     learned_losses, learned_loss = losses_before_rounding(pictures, codes, decoder, width, height)
-    asked = 0 if target_psnr is None else 10 ** (-float(target_psnr) / 10)
-    exact = (learned_losses == 0) & (learned_loss >= asked)
+    if target_psnr is None:
+        allowed = 1.01 * learned_loss
+        exact = learned_losses == 0
+    else:
+        allowed = 10 ** (-float(target_psnr) / 10)
+        exact = (learned_losses == 0) & (learned_loss >= allowed)
 
     # More rounds of choosing make smaller files; large pictures get fewer of them. Choosing trades error for bits, so there
     # is none where all has to be exact.
@@ -490,12 +498,12 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
         return record, loss, not losses[exact].any()
 
     with ctrl_c_noted() as interrupts:
-        allowed = asked or 1.01 * learned_loss
         if allowed < learned_loss:
             # Training didn't reach the target. Numbers chosen well can be far better than few epochs of training: a try with
             # a fine step shows that. The root of learned_loss is fine enough: two roundings add step^2 / 12 each to the squared
             # error of a logit, and the sigmoid has slopes up to 1/4, so it adds 1 % of what was learned. If the target is out
-            # of reach, what was learned is the limit, or 1.5 times the loss of that try if that is less.
+            # of reach for both, what was learned is the limit, or 1.5 times the loss of that try if that is less: this leaves
+            # room for a coarser step.
             _, loss, _ = attempt(max(finest, round(STEPS * log2(sqrt(learned_loss)))))
             if loss > allowed:
                 allowed = 1.01 * min(learned_loss, 1.5 * loss)
@@ -581,11 +589,11 @@ def components(codes, decoder):
     """Scores, (components, patches), and weights, (components, samples): scores.T @ weights are the logits."""
     # If each patch can have a component of its own, a row of weights is the logits of one patch: then what repeats in a
     # picture repeats in the file (7,000 bytes for the three patterns; principal components 60,000). Logits are clipped:
-    # beyond -8 and 8 they are black or white in 8 bits. Each patch has one code number, 16 / step; the 16 cancels out, since
-    # code numbers are divided by their lengths. The code number must not round to 0 before all weight numbers do, of which
-    # none is above 8 / step.
+    # beyond -8 and 8 they are black or white in 8 bits. The code number of a patch is OWN_SCORE / step, and cancels out, since
+    # code numbers are divided by their lengths. Any OWN_SCORE above 8 does, so that the code number doesn't round to 0 before
+    # the weight numbers do, of which none is above 8 / step.
     if len(codes) <= min(codes.shape[1], decoder.shape[1]):
-        return 16 * np.eye(len(codes)), np.clip(codes @ decoder, -8, 8) / 16
+        return OWN_SCORE * np.eye(len(codes)), np.clip(codes @ decoder, -8, 8) / OWN_SCORE
 
     # Otherwise components come from the singular value decomposition of the logits: then most of the bits are in few of
     # them. The rows of weights have length 1.
@@ -637,9 +645,9 @@ def choose(scores, weights, step, rounds, targets, bases):
         weights_now = turn_back(weight_numbers, bases) / row_lengths(code_numbers)
         move(code_numbers, np.ascontiguousarray(step * weights_now, float32), targets, bit_costs(code_numbers, price))
 
-        # Then the weights are fitted to these code numbers, whose lengths are new, beginning where they are: `move` gets the
-        # weights of a sample in each column, at no cost. The grid is eight times finer than that of the weight numbers, since
-        # `to_whole` rounds once more, perhaps in cosines.
+        # Then the weights are fitted to these code numbers: `move` gets the weights of a sample in each column, at no cost.
+        # They begin with the values that they have, at the new lengths of the code numbers. The grid is eight times finer
+        # than that of the weight numbers, since `to_whole` rounds once more, perhaps in cosines.
         lengths = row_lengths(code_numbers)
         eighths = np.ascontiguousarray(np.rint(8 * weights_now * lengths), float32)
         move(eighths, float32(step / 8 * code_numbers / lengths), targets_by_sample, np.zeros(len(lengths), float32))
@@ -824,10 +832,9 @@ def smooth(picture, record):
 
 def smoothed(record, pictures, exact):
     """The record with the smoothing that suits it, and the mean squared errors: of each picture, and of all samples."""
-    # With d the differences across a border, and e how far each is from that of the original, the sum of |T d - e|^2 is least
-    # for T = (sum of e d^T) (sum of d d^T)^-1. `lstsq`, of the sums of d d^T and of d e^T, gives T transposed. Each side
-    # moves by half of T d. The fit ignores that rows are smoothed after
-    # columns.
+    # Least squares: from the differences across a border, the ones at all distances are to tell how far each of them is from
+    # that of the original. Column i of the solution tells the i-th, and each side moves by half of that, so row i of the
+    # correction is half of column i. The fit ignores that rows are smoothed after columns.
     reach = len(record.correction)
     gram, moment = np.zeros((2, reach, reach))
     outputs = reconstruct(record)
@@ -839,8 +846,8 @@ def smoothed(record, pictures, exact):
             errors = [difference - levels / 255 for difference, levels in zip(across, levels_across)]
             gram += products(across, across)
             moment += products(across, errors)
-    transposed = lstsq(gram, moment, rcond=1e-3)[0]
-    smoother = record._replace(correction=np.int64(np.rint(64 * transposed.T / 2)))
+    solution = lstsq(gram, moment, rcond=1e-3)[0]
+    smoother = record._replace(correction=np.int64(np.rint(64 * solution.T / 2)))
 
     # Where a picture doesn't go on across borders, as in pages of letters, smoothing gains less than 1 %: the file does
     # without. Exact pictures stay exact. What is plain is measured first, since smoothing overwrites the outputs.
@@ -870,9 +877,9 @@ def transfer_bit(coder, stream, chances, context, bit):
     stream   uint8: the bytes of the file; behind them, nothing is written and zeros are read
     chances  int64 (contexts, 2): the chance of a 1, of 65536, and how often it was used
     """
-    # Bytes that are certain are written. Of the next four, read as a number, low and high are the bounds, and value is what the
-    # file holds: low <= value <= high. Their first bytes differ, as the loop at the end sees to, so low < high. A 1 takes the
-    # lower part of the interval, as large as its chance, and a 0 the rest; neither is empty.
+    # Bytes that are certain are written. low and high bound the next four bytes, read as one number, and value is these bytes
+    # in the file: low <= value <= high. The first bytes of low and high differ, as the loop at the end sees to, so low < high.
+    # A 1 takes the lower part of the interval, as large as its chance, and a 0 the rest; neither is empty.
     chance = chances[context, 0]
     used = chances[context, 1]
     low = coder[LOW]
@@ -954,9 +961,9 @@ def transfer_planes(coder, stream, planes, size_chances, digit_chances, flag_cha
                 if coder[PLACE] > len(stream) + 4:  # the decoder is 4 bytes ahead: anything more isn't there
                     return
                 plane = planes[k]
-                # What size is to be expected? `around` is 6 sizes, as the four neighbours count 2, 2, 1, 1; a neighbour's
-                # size is its distance from `base`. `before` is 2 sizes, as of the planes before each counts half as much as
-                # the next (1 + 1/2 + 1/4 ..., rounded up). So `around + 3 * before` is some 12 sizes, half from either.
+                # The context is the absolute value to expect. `around` is a sum over the four neighbours, with weights 2, 2,
+                # 1, 1; a neighbour counts as its distance from `base`. `before` is a sum over the planes before, with weights
+                # 1, 1/2, 1/4 ... (rounded up). Times 3, it weighs 6 in all, as much as the neighbours.
                 base = expected(plane, row, column) if by_difference[k] else 0
                 around = 0
                 if column:
@@ -992,7 +999,7 @@ def fresh_chances():
 
 
 def grids(shapes, width, height):
-    """How the patches lie: rows and columns of each picture; whole pictures are one column."""
+    """Rows and columns of the grids of patches: one of each picture, or one column for all whole pictures."""
     if are_whole(shapes, width, height):
         return [(len(shapes), 1)]
     return [(-(-tall // height), -(-wide // width)) for tall, wide in shapes.tolist()]
@@ -1004,6 +1011,13 @@ LZMA_FILTERS = [{"id": 0x4000000000000001, "preset": 6}]  # lzma.FILTER_LZMA1: a
 HEAD, CODES, WEIGHTS = range(3)  # the groups of arrays in a file, each with chances of its own
 
 
+def weight_parts(count, patches):
+    """How many parts the weights of so many components are written in."""
+    # There are as many components as patches only if each patch has its own (see `components`), and none was left out. These
+    # have nothing to do with each other, and are written one by one. Otherwise all are written together.
+    return count if count == patches else 1
+
+
 def pack(record):
     """The bytes of a file: see its layout at the top."""
     count, patches = record.code_numbers.shape
@@ -1012,18 +1026,16 @@ def pack(record):
     ends = np.cumsum([rows * columns for rows, columns in sizes])
     grid_parts = zip(np.split(record.code_numbers, ends[:-1], axis=1), sizes)
 
-    # If there are as many components as patches, each patch has its own (see `components`): these have nothing to do with each
-    # other, and are coded one by one.
     pixels = record.weight_numbers.reshape(count, record.height, record.width, record.channels)
-    pixel_parts = np.split(pixels, 1 if count < patches else count)
+    pixel_parts = np.split(pixels, weight_parts(count, patches))
     groups = [
         [np.array([[head]]), record.shapes.T[:, :, None], record.correction[None]],
         [part.reshape(count, *size) for part, size in grid_parts],
         [part.transpose(3, 0, 1, 2).reshape(-1, record.height, record.width) for part in pixel_parts],
     ]
 
-    # By the coder. Here is room for 80 bytes per number: it takes at most 62 decisions, each at most 10 bits. What isn't
-    # used takes no memory.
+    # By the coder. Here is room for 80 bytes per number, of at most 62 decisions; most decisions take less than a bit, and few
+    # more than 10. What isn't used takes no memory.
     numbers = np.concatenate([np.ravel(array) for arrays in groups for array in arrays])
     stream = np.zeros(80 * numbers.size, np.uint8)
     coder = np.array([0, 0xFFFFFFFF, 0, 0, 0])
@@ -1070,7 +1082,7 @@ def unpack(content):
     reach = reach_of(width, height)
     correction = read(HEAD, 1, reach, reach)[0]
     code_numbers = np.concatenate([read(CODES, count, *size).reshape(count, prod(size)) for size in sizes], axis=1)
-    parts = 1 if count < patches else count
+    parts = weight_parts(count, patches)
     planes = [read(WEIGHTS, channels * count // parts, height, width) for _ in range(parts)]
     pixels = [part.reshape(channels, count // parts, height, width).transpose(1, 2, 3, 0) for part in planes]
     weight_numbers = np.concatenate(pixels).reshape(count, samples)
@@ -1178,7 +1190,9 @@ def read_picture(path):
     else:
         depth = 1 if maxval < 256 else 2
         samples = np.frombuffer(raster, f">u{depth}", min(count, len(raster) // depth))
-    if not 0 < len(samples) == count or not max(1, samples.max()) <= maxval < 65536:
+    if count == 0 or len(samples) < count:
+        raise refusal
+    if not max(1, samples.max()) <= maxval < 65536:
         raise refusal
     levels = to_levels(np.arange(maxval + 1) / maxval)
     return levels[samples].reshape((height, width, 3) if channels == 3 else (height, width))
@@ -1225,7 +1239,7 @@ def cut(pictures, width, height):
         padded = np.pad(picture, ((0, -tall % height), (0, -wide % width), (0, 0)), "edge")
         grid = padded.reshape(len(padded) // height, height, -1, width * padded.shape[2])
         patches.append(grid.swapaxes(1, 2).reshape(-1, height * width * padded.shape[2]))
-    return np.concatenate(patches) / float32(255)
+    return np.ascontiguousarray(np.concatenate(patches)) / float32(255)
 
 
 def join(patches, shapes, width, height):
@@ -1473,8 +1487,8 @@ class Locator:
 locators = config.CACHE_LOCATOR_CLASSES
 config.CACHE_LOCATOR_CLASSES = f"{__name__}.Locator"
 if os.access(HERE, os.W_OK):
-    # A RuntimeError says that there is no Locator in __main__, since that is a profiler; an AttributeError, that kernels are
-    # plain functions, since numba was told not to compile. Then nothing is kept.
+    # Numba finds the class by the name of its module. Under a profiler `__main__` is the profiler, which has no Locator: a
+    # RuntimeError. If numba was told not to compile, kernels are plain functions: an AttributeError. Then nothing is kept.
     with suppress(RuntimeError, AttributeError):
         for kernel in KERNELS:
             kernel.enable_caching()
@@ -1482,7 +1496,7 @@ config.CACHE_LOCATOR_CLASSES = locators
 
 
 class Missing(Listener, Exception):
-    """As a listener to numba, it raises itself as soon as numba begins to compile."""
+    """Leaves a rehearsal where numba begins to compile: a listener that raises itself."""
 
     def on_start(self, event):
         raise self
