@@ -28,7 +28,8 @@ Glossary, with the sizes of a grey photograph of 768 x 512 in patches of 8 x 8, 
     weight_numbers     whole numbers in the place of weights: about weights * lengths, see below
 
 Scores and weights give the same logits as codes and decoder, the bias included; so there are up to latent_dim + 1 components.
-(If each patch can have a component of its own, logits are clipped to lie between -8 and 8.)
+If there are at most latent_dim + 1 patches, and no more than samples, each patch begins with a component of its own, and with
+logits clipped to lie between -8 and 8.
 Components whose numbers all became 0 are left out of the file.
 
 The decoder, and what training minimises; i is a patch, p a sample, k a number of a code:
@@ -59,11 +60,11 @@ The file on disk, compressed.bin, is one sequence of whole numbers:
 
 The first byte says how the sequence is written. 0: by the range coder below, each array by `transfer_planes`; three groups have
 chances of their own: all up to the correction, the code numbers, and the weight numbers. 1: as differences from number to
-number, two bytes each, by LZMA. Zeros may follow: if n is the number of all samples, or 64 times that of pictures if that is
-more, a file has at least (n - 2^20) / 256 bytes. So a damaged file can't ask for much memory.
+number, two bytes each, by LZMA. `decompress` refuses files that announce more than 256 samples per byte and 2^20 more, or more
+pictures than a 64th of that, so a damaged file can't ask for much memory; files that would be refused are filled up with zeros.
 
 To decode, turn the weight numbers of cut pictures, with patches of up to 128 a side, back from cosines and opponent colours.
-With max(1, length) of each row of the code numbers as lengths:
+With the lengths of the rows of code numbers as vectors (or 1 for a row of zeros):
 
     scores = step * code_numbers
     weights = weight_numbers / lengths
@@ -89,7 +90,7 @@ from threading import current_thread, main_thread
 from time import perf_counter
 from typing import NamedTuple
 
-# Threads that wait for work soon sleep, so that two runs at once don't take each other's cores; but not between two epochs.
+# Threads wait awake for the next epoch, and sleep soon after: so two runs at once don't take each other's cores.
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 # The last digits of NumPy's matrix products depend on the number of threads, so they take one.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
@@ -403,9 +404,9 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10):
     with ctrl_c_noted() as interrupts:
         for epoch in range(epochs):
             # The rates fall to 0 along half a cosine (Loshchilov and Hutter 2017), while the running means grow longer,
-            # from 5 epochs to 20: this acts like larger batches (Smith and others 2018). In a running mean, a gradient
-            # counts beta times as much with every epoch; divided by the total weight, it is a mean from the first epoch on
-            # (Adam's bias correction).
+            # from 5 epochs to 20: this acts like larger batches (Smith and others 2018). In a running mean, the weight of a
+            # gradient falls by the factor beta per epoch. With the share 1 / total weight for the newest, it is a mean from
+            # the first epoch on (Adam's bias correction).
             falling = (1 + cos(pi * epoch / epochs)) / 2
             beta = falling * BETAS[0] + (1 - falling) * BETAS[1]
             total_weight = 1 + beta * total_weight
@@ -501,12 +502,12 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
         if allowed < learned_loss:
             # Training didn't reach the target. Numbers chosen well can be far better than few epochs of training: a try with
             # a fine step shows that. The root of learned_loss is fine enough: two roundings add step^2 / 12 each to the squared
-            # error of a logit, and the sigmoid has slopes up to 1/4, so it adds 1 % of what was learned. If the target is out
-            # of reach for both, what was learned is the limit, or 1.5 times the loss of that try if that is less: this leaves
-            # room for a coarser step.
-            _, loss, _ = attempt(max(finest, round(STEPS * log2(sqrt(learned_loss)))))
-            if loss > allowed:
-                allowed = 1.01 * min(learned_loss, 1.5 * loss)
+            # error of a logit, and the sigmoid has slopes up to 1/4, so it adds 1 % of what was learned. If that try doesn't
+            # reach the target either, what was learned is the limit, as without a target; or 1.5 times the loss of the try,
+            # which leaves room for a coarser step, if that is less.
+            _, fine_loss, _ = attempt(max(finest, round(STEPS * log2(sqrt(learned_loss)))))
+            if fine_loss > allowed:
+                allowed = 1.01 * min(learned_loss, 1.5 * fine_loss)
         best = search(attempt, finest, allowed, interrupts)
         content = pack(best)
 
@@ -549,7 +550,7 @@ def search(attempt, finest, allowed, interrupts):
 
         if exponent == finest and not passed:
             return record
-        near_enough = passed and loss > 0.98 * allowed > 0
+        near_enough = passed and loss > 0.97 * allowed > 0
         all_zero = passed and record.code_numbers.size == 0
         if near_enough or all_zero or interrupts and best:
             break
@@ -572,7 +573,7 @@ def next_exponent(good, good_loss, bad, bad_loss, allowed):
     # Then the logarithm of the loss is interpolated over the exponent; where that says nothing, the interval is halved.
     fraction = 0.5
     if good_loss > 0 and bad_loss > allowed:
-        fraction = log(0.99 * allowed / good_loss) / log(bad_loss / good_loss)
+        fraction = log(0.985 * allowed / good_loss) / log(bad_loss / good_loss)
     return good + ceil((bad - good - 1) * min(max(fraction, 0.1), 0.9))
 
 
@@ -628,10 +629,10 @@ def are_whole(shapes, width, height):
 
 def choose(scores, weights, step, rounds, targets, bases):
     """Whole numbers of scores and weights, (components, patches) and (components, samples), by what they cost."""
-    # One step suits all numbers. With c and w the whole numbers of a component, its part of the logits is
-    # step * c * w / |c|. Where rows of weights have a length of 1, as from `svd`, |w| is about |c|, and 1 more in c or in w
-    # adds about step^2 to the squared error of the logits. At first c is the nearest. Of c only the direction c / |c|
-    # counts, so w gets the length |scores| / step, not that of the rounded c.
+    # With c and w the whole numbers of a component, its part of the logits is step * (c / |c|) * w, as decoding divides by |c|.
+    # Hence w = weights * |scores| / step, even where rounding has changed |c|. Where rows of weights have a length of 1, as
+    # from `svd`, |w| is about |c|, and 1 more in c or in w adds about step^2 to the squared error of the logits: one step
+    # suits all numbers. At first they are the nearest.
     code_numbers = np.rint(float32(scores / step))
     weight_numbers = to_whole(weights * norm(scores / step, axis=1, keepdims=True), bases)
     code_numbers, weight_numbers = without_zeros(code_numbers, weight_numbers)
@@ -740,7 +741,7 @@ def sigmoids(logits):
 
 
 def row_lengths(numbers):
-    """Lengths of rows, (rows, 1), but at least 1."""
+    """Lengths of rows, (rows, 1), or 1 for a row of zeros."""
     return np.maximum(norm(numbers, axis=1, keepdims=True), 1)
 
 
@@ -794,9 +795,9 @@ def finish(outputs, record):
 
 
 def borders(picture, record):
-    """For columns and then for rows: views of the pixels to the left and to the right of all borders between patches.
+    """Views of the pixels to the left and to the right of all borders between patches: two lists, from the border outwards.
 
-    Two lists, from the border outwards.
+    First of the borders between columns, then of those between rows, where left is above and right is below.
     """
     reach = len(record.correction)
     for view, size in ((picture.swapaxes(0, 1), record.width), (picture, record.height)):
@@ -832,9 +833,9 @@ def smooth(picture, record):
 
 def smoothed(record, pictures, exact):
     """The record with the smoothing that suits it, and the mean squared errors: of each picture, and of all samples."""
-    # Least squares: from the differences across a border, the ones at all distances are to tell how far each of them is from
-    # that of the original. Column i of the solution tells the i-th, and each side moves by half of that, so row i of the
-    # correction is half of column i. The fit ignores that rows are smoothed after columns.
+    # With d[j] the difference across a border at distance j, and e[i] how far d[i] is from that of the original, least squares
+    # fit e[i] by the sum over j of d[j] solution[j, i]. Each side moves by half of that, so the correction is half of the
+    # solution transposed. The fit ignores that rows are smoothed after columns.
     reach = len(record.correction)
     gram, moment = np.zeros((2, reach, reach))
     outputs = reconstruct(record)
@@ -961,9 +962,9 @@ def transfer_planes(coder, stream, planes, size_chances, digit_chances, flag_cha
                 if coder[PLACE] > len(stream) + 4:  # the decoder is 4 bytes ahead: anything more isn't there
                     return
                 plane = planes[k]
-                # The context is the absolute value to expect. `around` is a sum over the four neighbours, with weights 2, 2,
-                # 1, 1; a neighbour counts as its distance from `base`. `before` is a sum over the planes before, with weights
-                # 1, 1/2, 1/4 ... (rounded up). Times 3, it weighs 6 in all, as much as the neighbours.
+                # The context is the bit length of a weighted sum of absolute values near by: of the four neighbours, as
+                # distances from `base`, with weights 2, 2, 1, 1; and of the planes before, with weights 3, 3/2, 3/4 ...
+                # (rounded up).
                 base = expected(plane, row, column) if by_difference[k] else 0
                 around = 0
                 if column:
@@ -1013,8 +1014,8 @@ HEAD, CODES, WEIGHTS = range(3)  # the groups of arrays in a file, each with cha
 
 def weight_parts(count, patches):
     """How many parts the weights of so many components are written in."""
-    # There are as many components as patches only if each patch has its own (see `components`), and none was left out. These
-    # have nothing to do with each other, and are written one by one. Otherwise all are written together.
+    # There are as many components as patches only if each patch began with its own (see `components`), and none was left out.
+    # These have little to do with each other, and are written one by one. Otherwise all are written together.
     return count if count == patches else 1
 
 
@@ -1059,8 +1060,8 @@ def pack(record):
 def unpack(content):
     """The record in the bytes of a file. Raises ValueError if they are damaged, or of another program."""
     content = bytes(content)
-    # A file of this length can't hold more samples, nor more pictures than a 64th of that: see `pack`. By LZMA it has two bytes
-    # for each of at most as many code numbers, as many weight numbers, and few others.
+    # No file of this length holds more samples, nor more pictures than a 64th of that: see `pack`. By LZMA it has two bytes for
+    # each of at most `most` code numbers and `most` weight numbers, which makes 4 * most, and some for few others.
     most = 256 * len(content) + 2**20
     if content[:1] not in (b"\0", b"\1"):
         raise ValueError("not a file of this program")
@@ -1496,7 +1497,7 @@ config.CACHE_LOCATOR_CLASSES = locators
 
 
 class Missing(Listener, Exception):
-    """Leaves a rehearsal where numba begins to compile: a listener that raises itself."""
+    """Leaves a rehearsal where numba begins to compile, as nothing was kept: a listener that raises itself."""
 
     def on_start(self, event):
         raise self
@@ -1548,13 +1549,13 @@ def load_kernels():
 
 
 def compile_parts(may_fork):
-    """Compile what is missing. may_fork says that no kernel has started threads here yet, as even the first one is missing."""
+    """Compile what is missing. may_fork says that no part could be loaded, so no kernel has started threads here yet."""
     # On Linux a child process, which begins as a copy of this one, compiles all but the first part, and saves it; this process
     # then loads it. A copy of threads wouldn't work.
     say("compiling ...")
     first, *others = PARTS
     child = None
-    if may_fork and __name__ == "__main__" and sys.platform == "linux":
+    if may_fork and __name__ == "__main__" and sys.platform == "linux" and os.access(HERE, os.W_OK):
         child = get_context("fork").Process(target=compile_for_parent, args=(others,))
         child.start()
     compile_part(first)
