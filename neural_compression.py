@@ -436,7 +436,7 @@ def log_epoch(losses, epochs, log_every, seconds):
 VERSION = 1  # of the layout of the file
 STEPS = 64  # rounding steps to choose from, per factor of two: a step is 2^(exponent / STEPS)
 PRICE = 0.18  # to save a bit, so many times the squared error of one step may be added (`tests/quality.py rounding`)
-ROUNDS = 4, 20  # least and most rounds of choosing
+ROUNDS = 3, 20  # least and most rounds of choosing
 OWN_SCORE = 16  # score of a patch that has a component of its own
 ZERO_BELOW = 0.7  # weights in cosines below this share of a step become 0 (`tests/quality.py rounding`)
 
@@ -573,7 +573,7 @@ def next_exponent(good, good_loss, bad, bad_loss, allowed):
     # Then the logarithm of the loss is interpolated over the exponent; where that says nothing, the interval is halved.
     fraction = 0.5
     if good_loss > 0 and bad_loss > allowed:
-        fraction = log(0.985 * allowed / good_loss) / log(bad_loss / good_loss)
+        fraction = log(0.99 * allowed / good_loss) / log(bad_loss / good_loss)
     return good + ceil((bad - good - 1) * min(max(fraction, 0.1), 0.9))
 
 
