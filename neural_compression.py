@@ -28,8 +28,8 @@ Glossary, with the sizes of a grey photograph of 768 x 512 in patches of 8 x 8, 
     weight_numbers     whole numbers in the place of weights: about weights * lengths, see below
 
 Scores and weights give the same logits as codes and decoder, the bias included; so there are up to latent_dim + 1 components.
-If there are at most latent_dim + 1 patches, and no more than samples, each patch begins with a component of its own, and with
-logits clipped to lie between -8 and 8.
+Few patches, at most latent_dim + 1 and at most as many as samples, are treated differently (see `components`): at first there
+is one component per patch, whose weights are the logits of that patch, clipped to lie between -8 and 8.
 Components whose numbers all became 0 are left out of the file.
 
 The decoder, and what training minimises; i is a patch, p a sample, k a number of a code:
@@ -103,7 +103,7 @@ from numpy.linalg import lstsq, norm, qr, svd
 
 try:
     import lzma
-except ImportError:  # Python can be built without it; `main` says so
+except ImportError:  # Python can be built without it: `main` refuses then, and the functions do without
     lzma = None
 
 WIDTH = 256  # width of a pattern, and of the patches that pictures are cut into, in pixels
@@ -458,9 +458,9 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     """The bytes of the file with the coarsest rounding found that gives pictures with target_psnr dB over all their samples.
 
     Small pictures get the smallest file near by. pictures are as in `cut`; codes and decoder are what `train` returns for
-    their patches. Without a target, or if that is out of reach, what was learned is kept to 0.05 dB, and pictures that
-    training made exact stay so. Ctrl-C ends the search as soon as a file will do. Raises ValueError if the arguments don't
-    fit together.
+    their patches. Without a target, or if that is out of reach, the file is as good as what was learned, to 0.05 dB, or
+    better, and pictures that training made exact stay so. Ctrl-C ends the search as soon as a file will do. Raises
+    ValueError if the arguments don't fit together.
     """
     targets = cut(pictures, width, height)
     if codes.shape != (len(targets), len(decoder)) or decoder.shape[1] != targets.shape[1]:
@@ -472,14 +472,15 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     if target_psnr is not None and not target_psnr > 0:
         raise ValueError("target_psnr has to be above 0")
 
-    # Pictures that training made exact have to stay exact, unless training is better than the target.
+    # Pictures that training made exact have to stay exact, unless training surpassed the target, which gives room.
     learned_losses, learned_loss = losses_before_rounding(pictures, codes, decoder, width, height)
+    exact = learned_losses == 0
     if target_psnr is None:
         allowed = 1.01 * learned_loss
-        exact = learned_losses == 0
     else:
         allowed = 10 ** (-float(target_psnr) / 10)
-        exact = (learned_losses == 0) & (learned_loss >= allowed)
+        if learned_loss < allowed:
+            exact[:] = False
 
     # More rounds of choosing make smaller files; large pictures get fewer of them. Choosing trades error for bits, so there
     # is none where all has to be exact.
@@ -500,20 +501,21 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
 
     with ctrl_c_noted() as interrupts:
         if allowed < learned_loss:
-            # Training didn't reach the target. Numbers chosen well can be far better than few epochs of training: a try with
-            # a fine step shows that. The root of learned_loss is fine enough: two roundings add step^2 / 12 each to the squared
-            # error of a logit, and the sigmoid has slopes up to 1/4, so it adds 1 % of what was learned. If that try doesn't
-            # reach the target either, what was learned is the limit, as without a target; or 1.5 times the loss of the try,
-            # which leaves room for a coarser step, if that is less.
-            _, fine_loss, _ = attempt(max(finest, round(STEPS * log2(sqrt(learned_loss)))))
+            # Training missed the target. Choosing may reach it, far better than few epochs of training: a try with a fine step
+            # shows that. Its step is the root of learned_loss: two roundings add step^2 / 12 each to the squared error of a
+            # logit, and the sigmoid has slopes up to 1/4, so they add 1 % of what was learned.
+            fine = max(finest, round(STEPS * log2(sqrt(learned_loss))))
+            _, fine_loss, _ = attempt(fine)
             if fine_loss > allowed:
+                # Out of reach. What was learned is asked for or, if choosing did much better, nearly what it did.
                 allowed = 1.01 * min(learned_loss, 1.5 * fine_loss)
         best = search(attempt, finest, allowed, interrupts)
         content = pack(best)
 
         # From step to step, loss and bytes jump a little. If a try costs next to nothing, the smallest file near by is taken.
-        near_by = range(max(finest, best.exponent - 20), best.exponent + 21) if targets.size < 1e5 else ()
-        for exponent in near_by:
+        found = best.exponent
+        near_by = set(range(max(finest, found - 20), found + 21)) - {found}
+        for exponent in sorted(near_by) if targets.size < 1e5 else ():
             if interrupts:
                 break
             record, loss, unharmed = attempt(exponent)
@@ -592,7 +594,7 @@ def components(codes, decoder):
     # picture repeats in the file (7,000 bytes for the three patterns; principal components 60,000). Logits are clipped:
     # beyond -8 and 8 they are black or white in 8 bits. The code number of a patch is OWN_SCORE / step, and cancels out, since
     # code numbers are divided by their lengths. Any OWN_SCORE above 8 does, so that the code number doesn't round to 0 before
-    # the weight numbers do, of which none is above 8 / step.
+    # the weight numbers do, of which in pixels none is above 8 / step. (In cosines some are; no harm was seen.)
     if len(codes) <= min(codes.shape[1], decoder.shape[1]):
         return OWN_SCORE * np.eye(len(codes)), np.clip(codes @ decoder, -8, 8) / OWN_SCORE
 
@@ -643,15 +645,17 @@ def choose(scores, weights, step, rounds, targets, bases):
     targets_by_sample = np.ascontiguousarray(targets.T)
     for _ in range(rounds):
         # The code numbers move, while the weights stay: `move` gets the code of a patch in each column.
-        weights_now = turn_back(weight_numbers, bases) / row_lengths(code_numbers)
+        old_lengths = row_lengths(code_numbers)
+        weights_now = turn_back(weight_numbers, bases) / old_lengths
         move(code_numbers, np.ascontiguousarray(step * weights_now, float32), targets, bit_costs(code_numbers, price))
 
         # Then the weights are fitted to these code numbers: `move` gets the weights of a sample in each column, at no cost.
-        # They begin with the values that they have, at the new lengths of the code numbers. The grid is eight times finer
+        # They begin as they are; but the code numbers have moved, and so their lengths are new. The grid is eight times finer
         # than that of the weight numbers, since `to_whole` rounds once more, perhaps in cosines.
-        lengths = row_lengths(code_numbers)
-        eighths = np.ascontiguousarray(np.rint(8 * weights_now * lengths), float32)
-        move(eighths, float32(step / 8 * code_numbers / lengths), targets_by_sample, np.zeros(len(lengths), float32))
+        new_lengths = row_lengths(code_numbers)
+        eighths = np.ascontiguousarray(np.rint(8 * weights_now * new_lengths), float32)
+        no_costs = np.zeros(len(eighths), float32)
+        move(eighths, float32(step / 8 * code_numbers / new_lengths), targets_by_sample, no_costs)
         code_numbers, weight_numbers = without_zeros(code_numbers, to_whole(eighths / 8, bases))
     return np.int64(code_numbers), np.int64(weight_numbers)
 
@@ -1014,8 +1018,8 @@ HEAD, CODES, WEIGHTS = range(3)  # the groups of arrays in a file, each with cha
 
 def weight_parts(count, patches):
     """How many parts the weights of so many components are written in."""
-    # There are as many components as patches only if each patch began with its own (see `components`), and none was left out.
-    # These have little to do with each other, and are written one by one. Otherwise all are written together.
+    # The singular value decomposition gives fewer components than patches (see `components`). So if there are as many, each
+    # patch began with its own: these have little to do with each other, and are written one by one.
     return count if count == patches else 1
 
 
@@ -1048,7 +1052,7 @@ def pack(record):
     content = b"\0" + stream[: coder[PLACE] + 1].tobytes()
 
     # By LZMA, if the numbers fit into two bytes; it is better where a picture repeats itself.
-    if np.array_equal(numbers, np.int16(numbers)):
+    if lzma and np.array_equal(numbers, np.int16(numbers)):
         changes = np.diff(np.int16(numbers), prepend=np.int16(0))
         repeated = b"\1" + lzma.compress(changes.astype("<i2").tobytes(), lzma.FORMAT_RAW, filters=LZMA_FILTERS)
         content = min(content, repeated, key=len)
@@ -1108,6 +1112,8 @@ def read_by_coder(content):
 
 def read_by_lzma(content, most):
     """The same for a sequence that LZMA holds, of at most so many bytes."""
+    if lzma is None:
+        raise ValueError("this Python was built without lzma, which the file needs")
     try:
         differences = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=LZMA_FILTERS).decompress(content, most)
     except lzma.LZMAError as error:
@@ -1280,7 +1286,6 @@ def comparison(pictures, decoded):
 # ---------------------------------------------------------------------------------------------- plumbing
 #
 # What any program needs: checks, files, printing, Ctrl-C, machine code.
-
 
 
 class Refused(Exception):
