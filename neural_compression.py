@@ -25,11 +25,12 @@ Glossary, with the sizes of a grey photograph of 768 x 512 in patches of 8 x 8, 
     scores     the codes in the basis of components      (components, patches)             33 x 6144
     weights    logits = scores.T @ weights               (components, samples)             33 x 64
     code_numbers       whole numbers in the place of scores: about scores / step
-    weight_numbers     whole numbers in the place of weights: about weights * lengths, see below
+    weight_numbers     whole numbers in the place of weights: about weights times the lengths of the rows of code_numbers, as
+                       vectors; so rows of both are about equally long, and one step suits both
 
 Scores and weights give the same logits as codes and decoder, the bias included; so there are up to latent_dim + 1 components.
 Few patches, at most latent_dim + 1 and at most as many as samples, are treated differently (see `components`): at first there
-is one component per patch, whose weights are the logits of that patch, clipped to lie between -8 and 8.
+is one component per patch, whose weights are the logits of that patch but for a factor, clipped to lie between -8 and 8.
 Components whose numbers all became 0 are left out of the file.
 
 The decoder, and what training minimises; i is a patch, p a sample, k a number of a code:
@@ -496,18 +497,19 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
         """The record for a step, its loss, and whether exact pictures are still exact."""
         rounds_now = rounds if exponent > finest else 0
         record = quantise(shapes, targets, scores, weights, exponent, rounds_now, width, height)
-        record, losses, loss = smoothed(record, pictures, exact)
+        record, losses, loss = fit_smoothing(record, pictures, exact)
         return record, loss, not losses[exact].any()
 
     with ctrl_c_noted() as interrupts:
         if allowed < learned_loss:
             # Training missed the target. Choosing may reach it, far better than few epochs of training: a try with a fine step
-            # shows that. Its step is the root of learned_loss: two roundings add step^2 / 12 each to the squared error of a
-            # logit, and the sigmoid has slopes up to 1/4, so they add 1 % of what was learned.
+            # shows that. Its step is the root of learned_loss: rounding scores and weights adds step^2 / 12 each to the
+            # squared error of a logit, and the sigmoid has slopes up to 1/4, so they add up to step^2 / 96, or 1 %.
             fine = max(finest, round(STEPS * log2(sqrt(learned_loss))))
             _, fine_loss, _ = attempt(fine)
             if fine_loss > allowed:
-                # Out of reach. What was learned is asked for or, if choosing did much better, nearly what it did.
+                # Out of reach. What was learned is asked for. If choosing did much better, so much isn't given away: 1.5
+                # times its loss leaves some room for a coarser step.
                 allowed = 1.01 * min(learned_loss, 1.5 * fine_loss)
         best = search(attempt, finest, allowed, interrupts)
         content = pack(best)
@@ -590,11 +592,11 @@ def decompress(content):
 
 def components(codes, decoder):
     """Scores, (components, patches), and weights, (components, samples): scores.T @ weights are the logits."""
-    # If each patch can have a component of its own, a row of weights is the logits of one patch: then what repeats in a
-    # picture repeats in the file (7,000 bytes for the three patterns; principal components 60,000). Logits are clipped:
-    # beyond -8 and 8 they are black or white in 8 bits. The code number of a patch is OWN_SCORE / step, and cancels out, since
-    # code numbers are divided by their lengths. Any OWN_SCORE above 8 does, so that the code number doesn't round to 0 before
-    # the weight numbers do, of which in pixels none is above 8 / step. (In cosines some are; no harm was seen.)
+    # If each patch can have a component of its own, a row of weights is the logits of one patch / OWN_SCORE: what repeats in a
+    # picture then repeats in the file (7,000 bytes for the three patterns; principal components 60,000). Logits are clipped:
+    # beyond -8 and 8 they are black or white in 8 bits. The code number of a patch is OWN_SCORE / step, and its weight numbers
+    # are its logits / step, so OWN_SCORE cancels out. It has to be above 8, so that the code number doesn't round to 0 before
+    # all weight numbers do. (In cosines, weight numbers can be larger; no harm was seen.)
     if len(codes) <= min(codes.shape[1], decoder.shape[1]):
         return OWN_SCORE * np.eye(len(codes)), np.clip(codes @ decoder, -8, 8) / OWN_SCORE
 
@@ -835,7 +837,7 @@ def smooth(picture, record):
     return picture
 
 
-def smoothed(record, pictures, exact):
+def fit_smoothing(record, pictures, exact):
     """The record with the smoothing that suits it, and the mean squared errors: of each picture, and of all samples."""
     # With d[j] the difference across a border at distance j, and e[i] how far d[i] is from that of the original, least squares
     # fit e[i] by the sum over j of d[j] solution[j, i]. Each side moves by half of that, so the correction is half of the
@@ -852,16 +854,16 @@ def smoothed(record, pictures, exact):
             gram += products(across, across)
             moment += products(across, errors)
     solution = lstsq(gram, moment, rcond=1e-3)[0]
-    smoother = record._replace(correction=np.int64(np.rint(64 * solution.T / 2)))
+    corrected = record._replace(correction=np.int64(np.rint(64 * solution.T / 2)))
 
     # Where a picture doesn't go on across borders, as in pages of letters, smoothing gains less than 1 %: the file does
     # without. Exact pictures stay exact. What is plain is measured first, since smoothing overwrites the outputs.
-    plain = mean_squares(pictures, finish(outputs, record))
-    if smoother.correction.any():
-        losses, loss = mean_squares(pictures, finish(outputs, smoother))
-        if loss < 0.99 * plain[1] and not losses[exact].any():
-            return smoother, losses, loss
-    return record, *plain
+    plain_losses, plain_loss = mean_squares(pictures, finish(outputs, record))
+    if corrected.correction.any():
+        losses, loss = mean_squares(pictures, finish(outputs, corrected))
+        if loss < 0.99 * plain_loss and not losses[exact].any():
+            return corrected, losses, loss
+    return record, plain_losses, plain_loss
 
 
 # The coder of the whole numbers is a binary range coder with adaptive chances (Martin 1979; Mahoney 2005), in integers only,
@@ -869,7 +871,7 @@ def smoothed(record, pictures, exact):
 # when a bit comes, so both learn the same chances.
 
 LOW, HIGH, VALUE, PLACE, DECODING = range(5)  # places in the state of the coder
-KINDS = 12  # kinds of planes: the first eleven have chances of their own, the others share some
+SETS = 12  # sets of chances: planes 0 to 10 have one each, all later planes share the last
 SURROUNDINGS = 13  # classes of the sizes around a number: their length in bits
 LENGTHS = 32  # numbers have fewer bits than that
 
@@ -953,12 +955,12 @@ def transfer_planes(coder, stream, planes, size_chances, digit_chances, flag_cha
     # Of a plane that varies little, the differences from what is expected are written. A number is written as its length in
     # bits, in unary; then its digits below the first; then its sign. How likely a length is depends on the plane, on the
     # sizes of the neighbours that are known, and on the numbers of the planes before, at the same place. When planes are
-    # read, they hold zeros at first, and the bits given to `transfer_bit` are ignored. Of the flag_chances, the first KINDS are
+    # read, they hold zeros at first, and the bits given to `transfer_bit` are ignored. Of the flag_chances, the first SETS are
     # for signs, the others for planes that vary little.
     count, rows, columns = planes.shape
     by_difference = np.zeros(count, np.int64)
     for k in range(count):
-        by_difference[k] = transfer_bit(coder, stream, flag_chances, KINDS + min(k, KINDS - 1), varies_little(planes[k]))
+        by_difference[k] = transfer_bit(coder, stream, flag_chances, SETS + min(k, SETS - 1), varies_little(planes[k]))
     for row in range(rows):
         for column in range(columns):
             before = 0
@@ -980,8 +982,8 @@ def transfer_planes(coder, stream, planes, size_chances, digit_chances, flag_cha
                 if row and column + 1 < columns:
                     around += abs(plane[row - 1, column + 1] - base)
 
-                kind = min(k, KINDS - 1)
-                context = (kind * SURROUNDINGS + min(bit_length(around + 3 * before), SURROUNDINGS - 1)) * LENGTHS
+                own = min(k, SETS - 1)
+                context = (own * SURROUNDINGS + min(bit_length(around + 3 * before), SURROUNDINGS - 1)) * LENGTHS
                 size = abs(plane[row, column] - base)
                 length = 0
                 goal = bit_length(size)
@@ -992,14 +994,14 @@ def transfer_planes(coder, stream, planes, size_chances, digit_chances, flag_cha
                     context = length * LENGTHS + digit
                     number = 2 * number + transfer_bit(coder, stream, digit_chances, context, size >> digit & 1)
                 before = number + (before + 1) // 2
-                if number and transfer_bit(coder, stream, flag_chances, kind, int(plane[row, column] < base)):
+                if number and transfer_bit(coder, stream, flag_chances, own, int(plane[row, column] < base)):
                     number = -number
                 plane[row, column] = base + number
 
 
 def fresh_chances():
     """Chances of lengths, digits and flags that know nothing yet, int64 (contexts, 2)."""
-    contexts = KINDS * SURROUNDINGS * LENGTHS, LENGTHS * LENGTHS, 2 * KINDS
+    contexts = SETS * SURROUNDINGS * LENGTHS, LENGTHS * LENGTHS, 2 * SETS
     return [np.tile([32768, 0], (count, 1)) for count in contexts]
 
 
@@ -1019,7 +1021,8 @@ HEAD, CODES, WEIGHTS = range(3)  # the groups of arrays in a file, each with cha
 def weight_parts(count, patches):
     """How many parts the weights of so many components are written in."""
     # The singular value decomposition gives fewer components than patches (see `components`). So if there are as many, each
-    # patch began with its own: these have little to do with each other, and are written one by one.
+    # patch began with its own: these have little to do with each other, and are written one by one. (If one was left out, the
+    # others are written together, which may take a little more.)
     return count if count == patches else 1
 
 
@@ -1320,8 +1323,8 @@ def load_pictures(images, width, height, folder):
     names = []
     for name in images:
         found = [name]
-        if name not in PATTERNS and not (HERE / name).is_file():
-            found = sorted(path for path in glob(name, root_dir=HERE) if (HERE / path).is_file())
+        if name not in PATTERNS and not os.path.isfile(HERE / name):
+            found = sorted(path for path in glob(name, root_dir=HERE) if os.path.isfile(HERE / path))
         if not found:
             raise Refused(f"IMAGES: {HERE / name} matches no file, and {name} none of the patterns {', '.join(PATTERNS)}")
         names += found
@@ -1352,9 +1355,10 @@ def write_results(folder, pictures, decoded, content):
     files["compressed.bin"] = content
     files["comparison.png"] = png(comparison(pictures[:8], decoded[:8]))
     write_files(folder, files)
-    for path in folder.iterdir():
-        if path.name not in files and path.is_file() and re.fullmatch(r"final_decoded_\d+\.p[gp]m", path.name):
-            path.unlink(missing_ok=True)  # another run may have done it
+    with suppress(OSError):  # if it belongs to somebody else, it stays
+        for path in folder.iterdir():
+            if path.name not in files and path.is_file() and re.fullmatch(r"final_decoded_\d+\.p[gp]m", path.name):
+                path.unlink(missing_ok=True)
 
 
 def ending(picture):
@@ -1483,7 +1487,7 @@ class Locator:
 
     def get_source_stamp(self):
         sources = [getsource(kernel.py_func) for kernel in KERNELS]
-        return "".join(sources) + repr((LOW, HIGH, VALUE, PLACE, DECODING, KINDS, SURROUNDINGS, LENGTHS))
+        return "".join(sources) + repr((LOW, HIGH, VALUE, PLACE, DECODING, SETS, SURROUNDINGS, LENGTHS))
 
     def get_disambiguator(self):
         return self.function.__module__  # machine code can only be loaded in a module of the same name
@@ -1502,7 +1506,7 @@ config.CACHE_LOCATOR_CLASSES = locators
 
 
 class Missing(Listener, Exception):
-    """Leaves a rehearsal where numba begins to compile, as nothing was kept: a listener that raises itself."""
+    """Raised where a rehearsal needs the compiler: numba calls on_start as it begins to compile, and lets this through."""
 
     def on_start(self, event):
         raise self
@@ -1541,13 +1545,7 @@ def load_kernels():
                     loaded.append(part)
         except Missing:
             compile_parts(may_fork=not loaded)
-        except Exception:
-            # The files are probably damaged.
-            try:
-                for path in MACHINE_CODE.glob(f"{escape(Path(__file__).stem)}.*.nb[ci]"):
-                    path.unlink()
-            except OSError:
-                raise Refused(f"the machine code in {MACHINE_CODE} is damaged: delete that folder") from None
+        except Exception:  # from a damaged file, probably
             compile_parts(may_fork=False)
     if interrupts:
         raise KeyboardInterrupt
@@ -1579,14 +1577,26 @@ def compile_for_parent(parts):
 
 def compile_part(part):
     """Compile a part's kernels, or load them."""
-    # If numba can't save a kernel's machine code, it raises an OSError, but has the kernel: so each attempt comes at least a
-    # kernel further.
-    for _ in range(len(KERNELS)):
+    # If numba can't save a kernel's machine code, it raises an OSError. But a kernel that is compiled stays so in memory, and each
+    # attempt passes at least one more. Anything else comes from a damaged file, probably: then all files go.
+    for _ in range(len(KERNELS) + 1):
         try:
             return rehearse(part)
         except OSError as error:
             reason = error
+        except Exception as error:
+            reason = error
+            delete_machine_code()
     raise Refused(f"machine code: {reason}")
+
+
+def delete_machine_code():
+    """Delete what numba has kept of this file."""
+    try:
+        for path in MACHINE_CODE.glob(f"{escape(Path(__file__).stem)}.*.nb[ci]"):
+            path.unlink(missing_ok=True)
+    except OSError:
+        raise Refused(f"the machine code in {MACHINE_CODE} is damaged: delete that folder") from None
 
 
 def main():
@@ -1600,7 +1610,7 @@ def main():
         return run()
     except KeyboardInterrupt:
         status, words = 130, "interrupted before there were results to save"
-    except (Refused, UnicodeError, MemoryError) as error:
+    except (Refused, UnicodeError, MemoryError) as error:  # UnicodeError: a name of a file that can't be encoded
         status, words = 2, str(error) or "not enough memory"
     print("neural_compression.py:", printable(words), file=sys.stderr)
     return status

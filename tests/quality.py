@@ -134,15 +134,15 @@ def table_rounding():
 
 
 def unsmoothed(record, pictures, exact):
-    """In the place of `smoothed`."""
+    """In the place of `fit_smoothing`."""
     return record, *nc.mean_squares(pictures, nc.finish(nc.reconstruct(record), record))
 
 
 def table_parts():
     """What smoothing and cosines are worth: bytes at the same PSNR, after 100 epochs."""
     pixels = {"patch_bases": lambda *arguments: None}
-    compare({"as it is": {}, "no smoothing": {"smoothed": unsmoothed}, "no cosines": pixels,
-             "neither": {"smoothed": unsmoothed, **pixels}})
+    compare({"as it is": {}, "no smoothing": {"fit_smoothing": unsmoothed}, "no cosines": pixels,
+             "neither": {"fit_smoothing": unsmoothed, **pixels}})
 
 
 def table_seconds():
@@ -287,7 +287,7 @@ def pca_points(picture, side):
             whole = nc.to_whole(rows * nc.row_lengths(numbers) / step, bases)
             fields = len(bases[2]), side, side, -exponent, shape, np.zeros((4, 4), int), np.int64(numbers), np.int64(whole)
             with with_settings({"sigmoids": lambda logits: np.clip(logits, 0, 1)}):
-                record, _, loss = nc.smoothed(nc.Record(*fields), [picture], np.array([False]))
+                record, _, loss = nc.fit_smoothing(nc.Record(*fields), [picture], np.array([False]))
             points.append((len(nc.pack(record)), -10 * np.log10(loss)))
             if points[-1][0] > 0.3 * picture.size:
                 break

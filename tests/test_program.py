@@ -499,18 +499,21 @@ def damage(folder, kernel, way):
             code.unlink()
         elif way == "cut off":
             os.truncate(code, 5000)
-    if way == "empty":
+    if way == "missing":
+        index.unlink()
+    elif way == "empty":
         os.truncate(index, 0)
     elif way == "random":
         index.write_bytes(np.random.default_rng(0).bytes(9000))
 
 
 def test_damaged_machine_code_is_compiled_anew(default_run, tmp_path):
-    """Of one kernel, of another, and of all the others."""
+    """Of one kernel, of another, of all the others; and of one, where another is missing."""
     kernels = sorted(path.name.split(".")[1].split("-")[0] for path in (default_run[0] / "__pycache__").glob("*.nbi"))
     others = [kernel for kernel in kernels if kernel not in ("transfer_planes", "move")]
     ways = itertools.cycle(["empty", "random", "cut off"])
-    damaged = [[("transfer_planes", "index alone")], [("move", "swapped")], list(zip(others, ways))]
+    damaged = [[("transfer_planes", "index alone")], [("move", "swapped")], list(zip(others, ways)),
+               [("train_epoch", "missing"), ("move", "cut off")]]  # fmt: skip
     folders, processes = [], []
     for n, some in enumerate(damaged):
         folders.append(tmp_path / str(n))
@@ -522,7 +525,7 @@ def test_damaged_machine_code_is_compiled_anew(default_run, tmp_path):
         status, output, errors = finish(process)
         assert (status, errors) == (0, "") and output.startswith("compiling ...\n") and output.count("compiling") == 1
         check_results(folder / "outputs", output)
-    assert contents(folders[0] / "outputs") == contents(folders[1] / "outputs") == contents(folders[2] / "outputs")
+    assert all(contents(folder / "outputs") == contents(folders[0] / "outputs") for folder in folders)
 
 
 @pytest.mark.parametrize("place", ["read-only", "full", "file"])
