@@ -26,11 +26,11 @@ Glossary, with the sizes of a grey photograph of 768 x 512 in patches of 8 x 8, 
     weights    logits = scores.T @ weights               (components, samples)             33 x 64
     code_numbers       whole numbers in the place of scores: about scores / step
     weight_numbers     whole numbers in the place of weights: about weights times the lengths of the rows of code_numbers, as
-                       vectors; so rows of both are about equally long, and one step suits both
+                       vectors
 
 Scores and weights give the same logits as codes and decoder, the bias included; so there are up to latent_dim + 1 components.
 Few patches, at most latent_dim + 1 and at most as many as samples, are treated differently (see `components`): at first there
-is one component per patch, whose weights are the logits of that patch but for a factor, clipped to lie between -8 and 8.
+is one component per patch, whose weights are the logits of that patch, clipped to lie between -8 and 8, but for a factor.
 Components whose numbers all became 0 are left out of the file.
 
 The decoder, and what training minimises; i is a patch, p a sample, k a number of a code:
@@ -61,8 +61,8 @@ The file on disk, compressed.bin, is one sequence of whole numbers:
 
 The first byte says how the sequence is written. 0: by the range coder below, each array by `transfer_planes`; three groups have
 chances of their own: all up to the correction, the code numbers, and the weight numbers. 1: as differences from number to
-number, two bytes each, by LZMA. `decompress` refuses files that announce more than 256 samples per byte and 2^20 more, or more
-pictures than a 64th of that, so a damaged file can't ask for much memory; files that would be refused are filled up with zeros.
+number, two bytes each, by LZMA. `decompress` refuses a file if the samples that it announces, or 64 times the pictures, are more
+than 256 * bytes + 2^20: so a damaged file can't ask for much memory. `compress` appends zeros to files too short for that.
 
 To decode, turn the weight numbers of cut pictures, with patches of up to 128 a side, back from cosines and opponent colours.
 With the lengths of the rows of code numbers as vectors (or 1 for a row of zeros):
@@ -241,6 +241,7 @@ def add_gradients(long, short, targets, delta, long_gradient, short_gradient):
             for i in range(4):
                 delta[i, n] += short[k, i] * long[k, n]
 
+    # Vectors that are missing keep their logits, which are 0: the right delta.
     squared_error = float32(0)
     for i in range(len(targets)):
         for n in range(size):
@@ -357,7 +358,8 @@ def start(targets, latent_dim, seed):
 
     if latent_dim == patches:
         # So far the codes have a length of 1, and are orthogonal but for the 1 behind each: a step for one patch changes the
-        # others only through that 1, that is, through the bias. Long codes make this influence small.
+        # others only through that 1, that is, through the bias. Long codes make this influence small. (With one number less,
+        # patches can have components of their own too, but the codes aren't orthogonal.)
         factor = CODE_NORM
     else:
         # The numbers of codes get a mean square of 1, like the 1 behind them.
@@ -436,7 +438,7 @@ def log_epoch(losses, epochs, log_every, seconds):
 
 VERSION = 1  # of the layout of the file
 STEPS = 64  # rounding steps to choose from, per factor of two: a step is 2^(exponent / STEPS)
-PRICE = 0.18  # to save a bit, so many times the squared error of one step may be added (`tests/quality.py rounding`)
+PRICE = 0.18  # squared error that saving one bit may cost, in those of one step (`tests/quality.py rounding`)
 ROUNDS = 3, 20  # least and most rounds of choosing
 OWN_SCORE = 16  # score of a patch that has a component of its own
 ZERO_BELOW = 0.7  # weights in cosines below this share of a step become 0 (`tests/quality.py rounding`)
@@ -503,13 +505,13 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     with ctrl_c_noted() as interrupts:
         if allowed < learned_loss:
             # Training missed the target. Choosing may reach it, far better than few epochs of training: a try with a fine step
-            # shows that. Its step is the root of learned_loss: rounding scores and weights adds step^2 / 12 each to the
-            # squared error of a logit, and the sigmoid has slopes up to 1/4, so they add up to step^2 / 96, or 1 %.
+            # shows that. With the root of learned_loss for a step, rounding adds about 1 % to that loss: step^2 / 12 each by
+            # scores and by weights to the squared error of a logit, times the square of the sigmoid's slope, up to 1/4.
             fine = max(finest, round(STEPS * log2(sqrt(learned_loss))))
             _, fine_loss, _ = attempt(fine)
             if fine_loss > allowed:
-                # Out of reach. What was learned is asked for. If choosing did much better, so much isn't given away: 1.5
-                # times its loss leaves some room for a coarser step.
+                # Out of reach. What is asked for instead is what was learned, or 1.5 times the loss that choosing reached,
+                # whichever is better.
                 allowed = 1.01 * min(learned_loss, 1.5 * fine_loss)
         best = search(attempt, finest, allowed, interrupts)
         content = pack(best)
@@ -646,19 +648,20 @@ def choose(scores, weights, step, rounds, targets, bases):
     price = PRICE * step**2 * np.mean((targets - targets**2) ** 2 + 1e-4)
     targets_by_sample = np.ascontiguousarray(targets.T)
     for _ in range(rounds):
-        # The code numbers move, while the weights stay: `move` gets the code of a patch in each column.
+        # The code numbers move, while the weights stay: `move` gets the code of a patch in each column. (The weight numbers are
+        # expressed in bases, the weights are those of pixels.)
         old_lengths = row_lengths(code_numbers)
-        weights_now = turn_back(weight_numbers, bases) / old_lengths
-        move(code_numbers, np.ascontiguousarray(step * weights_now, float32), targets, bit_costs(code_numbers, price))
+        pixel_weights = turn_back(weight_numbers, bases) / old_lengths
+        move(code_numbers, np.ascontiguousarray(step * pixel_weights, float32), targets, bit_costs(code_numbers, price))
 
         # Then the weights are fitted to these code numbers: `move` gets the weights of a sample in each column, at no cost.
         # They begin as they are; but the code numbers have moved, and so their lengths are new. The grid is eight times finer
         # than that of the weight numbers, since `to_whole` rounds once more, perhaps in cosines.
         new_lengths = row_lengths(code_numbers)
-        eighths = np.ascontiguousarray(np.rint(8 * weights_now * new_lengths), float32)
-        no_costs = np.zeros(len(eighths), float32)
-        move(eighths, float32(step / 8 * code_numbers / new_lengths), targets_by_sample, no_costs)
-        code_numbers, weight_numbers = without_zeros(code_numbers, to_whole(eighths / 8, bases))
+        pixel_eighths = np.ascontiguousarray(np.rint(8 * pixel_weights * new_lengths), float32)
+        no_costs = np.zeros(len(pixel_eighths), float32)
+        move(pixel_eighths, float32(step / 8 * code_numbers / new_lengths), targets_by_sample, no_costs)
+        code_numbers, weight_numbers = without_zeros(code_numbers, to_whole(pixel_eighths / 8, bases))
     return np.int64(code_numbers), np.int64(weight_numbers)
 
 
@@ -939,7 +942,7 @@ def expected(plane, row, column):
 
 
 @njit
-def varies_little(plane):
+def predictable(plane):
     """1 if the differences from what is expected are smaller than the numbers, otherwise 0."""
     gain = 0
     for row in range(plane.shape[0]):
@@ -952,20 +955,20 @@ def varies_little(plane):
 @njit
 def transfer_planes(coder, stream, planes, size_chances, digit_chances, flag_chances):
     """Write planes of whole numbers, int64 (planes, rows, columns), or read them in place."""
-    # Of a plane that varies little, the differences from what is expected are written. A number is written as its length in
+    # Of a predictable plane, the differences from what is expected are written. A number is written as its length in
     # bits, in unary; then its digits below the first; then its sign. How likely a length is depends on the plane, on the
     # sizes of the neighbours that are known, and on the numbers of the planes before, at the same place. When planes are
     # read, they hold zeros at first, and the bits given to `transfer_bit` are ignored. Of the flag_chances, the first SETS are
-    # for signs, the others for planes that vary little.
+    # for signs, the others say which planes are predictable.
     count, rows, columns = planes.shape
     by_difference = np.zeros(count, np.int64)
     for k in range(count):
-        by_difference[k] = transfer_bit(coder, stream, flag_chances, SETS + min(k, SETS - 1), varies_little(planes[k]))
+        by_difference[k] = transfer_bit(coder, stream, flag_chances, SETS + min(k, SETS - 1), predictable(planes[k]))
     for row in range(rows):
         for column in range(columns):
             before = 0
             for k in range(count):
-                if coder[PLACE] > len(stream) + 4:  # the decoder is 4 bytes ahead: anything more isn't there
+                if coder[PLACE] > len(stream) + 4:  # a whole file is read up to len(stream) + 3; this one was cut off
                     return
                 plane = planes[k]
                 # The context is the bit length of a weighted sum of absolute values near by: of the four neighbours, as
@@ -1462,7 +1465,7 @@ def ctrl_c_noted():
 KERNELS = (
     sigmoid, adam, aligned_zeros_in_kernel, add_gradients, add_up, train_epoch,
     move,
-    transfer_bit, bit_length, expected, varies_little, transfer_planes,
+    transfer_bit, bit_length, expected, predictable, transfer_planes,
 )
 MACHINE_CODE = HERE / "__pycache__"  # folder where numba keeps what it compiled
 
@@ -1577,8 +1580,8 @@ def compile_for_parent(parts):
 
 def compile_part(part):
     """Compile a part's kernels, or load them."""
-    # If numba can't save a kernel's machine code, it raises an OSError. But a kernel that is compiled stays so in memory, and each
-    # attempt passes at least one more. Anything else comes from a damaged file, probably: then all files go.
+    # If numba can't save a kernel's machine code, it raises an OSError. But a kernel that is compiled stays so in memory, and
+    # each attempt passes at least one more. Anything else comes from a damaged file, probably: then all files go.
     for _ in range(len(KERNELS) + 1):
         try:
             return rehearse(part)
