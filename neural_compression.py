@@ -26,11 +26,11 @@ Glossary, with the sizes of a grey photograph of 768 x 512 in patches of 8 x 8, 
     weights    logits = scores.T @ weights               (components, samples)             33 x 64
     code_numbers       whole numbers in the place of scores: about scores / step
     weight_numbers     whole numbers in the place of weights: about weights times the lengths of the rows of code_numbers, as
-                       vectors
+                       vectors; of pixels, or of cosines
 
 Scores and weights give the same logits as codes and decoder, the bias included; so there are up to latent_dim + 1 components.
-Few patches, at most latent_dim + 1 and at most as many as samples, are treated differently (see `components`): at first there
-is one component per patch, whose weights are the logits of that patch, clipped to lie between -8 and 8, but for a factor.
+If patches <= min(latent_dim + 1, samples), each patch begins with a component of its own (see `components`): its weights are
+its logits, clipped to lie between -8 and 8, but for a factor.
 Components whose numbers all became 0 are left out of the file.
 
 The decoder, and what training minimises; i is a patch, p a sample, k a number of a code:
@@ -358,8 +358,8 @@ def start(targets, latent_dim, seed):
 
     if latent_dim == patches:
         # So far the codes have a length of 1, and are orthogonal but for the 1 behind each: a step for one patch changes the
-        # others only through that 1, that is, through the bias. Long codes make this influence small. (With one number less,
-        # patches can have components of their own too, but the codes aren't orthogonal.)
+        # others only through that 1, that is, through the bias. Long codes make this influence small. (`components` also takes
+        # one patch more; then codes can't be orthogonal, and aren't lengthened here.)
         factor = CODE_NORM
     else:
         # The numbers of codes get a mean square of 1, like the 1 behind them.
@@ -438,8 +438,8 @@ def log_epoch(losses, epochs, log_every, seconds):
 
 VERSION = 1  # of the layout of the file
 STEPS = 64  # rounding steps to choose from, per factor of two: a step is 2^(exponent / STEPS)
-PRICE = 0.18  # squared error that saving one bit may cost, in those of one step (`tests/quality.py rounding`)
-ROUNDS = 3, 20  # least and most rounds of choosing
+PRICE = 0.18  # a bit saved may add this share of the squared error that a step makes (`tests/quality.py rounding`)
+PASSES = 3, 20  # least and most passes in which `choose` improves the numbers
 OWN_SCORE = 16  # score of a patch that has a component of its own
 ZERO_BELOW = 0.7  # weights in cosines below this share of a step become 0 (`tests/quality.py rounding`)
 
@@ -485,9 +485,9 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
         if learned_loss < allowed:
             exact[:] = False
 
-    # More rounds of choosing make smaller files; large pictures get fewer of them. Choosing trades error for bits, so there
+    # More passes of choosing make smaller files; large pictures get fewer of them. Choosing trades error for bits, so there
     # is none where all has to be exact.
-    rounds = 0 if exact.all() else int(np.clip(1e7 / targets.size, *ROUNDS))
+    passes = 0 if exact.all() else int(np.clip(1e7 / targets.size, *PASSES))
 
     # At the finest step, the longest row of scores is 2^22 steps long: float32 holds such whole numbers. It is the last
     # resort, so there is no choosing either.
@@ -497,16 +497,16 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
 
     def attempt(exponent):
         """The record for a step, its loss, and whether exact pictures are still exact."""
-        rounds_now = rounds if exponent > finest else 0
-        record = quantise(shapes, targets, scores, weights, exponent, rounds_now, width, height)
+        passes_now = passes if exponent > finest else 0
+        record = quantise(shapes, targets, scores, weights, exponent, passes_now, width, height)
         record, losses, loss = fit_smoothing(record, pictures, exact)
         return record, loss, not losses[exact].any()
 
     with ctrl_c_noted() as interrupts:
         if allowed < learned_loss:
             # Training missed the target. Choosing may reach it, far better than few epochs of training: a try with a fine step
-            # shows that. With the root of learned_loss for a step, rounding adds about 1 % to that loss: step^2 / 12 each by
-            # scores and by weights to the squared error of a logit, times the square of the sigmoid's slope, up to 1/4.
+            # shows that. Its step is the root of learned_loss. Rounding adds at most some 2 * step^2 / 12 to the mean squared
+            # error of logits, and the square of the sigmoid's slope is at most 1/16: so it adds 1 % of learned_loss.
             fine = max(finest, round(STEPS * log2(sqrt(learned_loss))))
             _, fine_loss, _ = attempt(fine)
             if fine_loss > allowed:
@@ -609,11 +609,11 @@ def components(codes, decoder):
     return (rotation * lengths).T @ basis.T, weights
 
 
-def quantise(shapes, targets, scores, weights, exponent, rounds, width, height):
-    """The record for a rounding step of 2^(exponent / STEPS), without smoothing; numbers are chosen in so many rounds."""
+def quantise(shapes, targets, scores, weights, exponent, passes, width, height):
+    """The record for a rounding step of 2^(exponent / STEPS), without smoothing; numbers are chosen in so many passes."""
     channels = targets.shape[1] // (width * height)
     bases = patch_bases(shapes, width, height, channels)
-    numbers = choose(scores, weights, step_of(exponent), rounds, targets, bases)
+    numbers = choose(scores, weights, step_of(exponent), passes, targets, bases)
     reach = reach_of(width, height)
     return Record(channels, width, height, exponent, shapes, np.zeros((reach, reach), int), *numbers)
 
@@ -633,12 +633,12 @@ def are_whole(shapes, width, height):
     return bool(np.all(shapes <= [height, width]))
 
 
-def choose(scores, weights, step, rounds, targets, bases):
+def choose(scores, weights, step, passes, targets, bases):
     """Whole numbers of scores and weights, (components, patches) and (components, samples), by what they cost."""
-    # With c and w the whole numbers of a component, its part of the logits is step * (c / |c|) * w, as decoding divides by |c|.
-    # Hence w = weights * |scores| / step, even where rounding has changed |c|. Where rows of weights have a length of 1, as
-    # from `svd`, |w| is about |c|, and 1 more in c or in w adds about step^2 to the squared error of the logits: one step
-    # suits all numbers. At first they are the nearest.
+    # With c and w the whole numbers of a component, its part of the logits is step * (c / |c|) * w. First c is rounded. As it
+    # still points nearly where the scores do, w = weights * |scores| / step is nearly best for it. Where rows of weights have a
+    # length of 1, as from `svd`, |w| is about |c|, and 1 more in c or in w adds about step^2 to the squared error of the
+    # logits: one step suits all numbers.
     code_numbers = np.rint(float32(scores / step))
     weight_numbers = to_whole(weights * norm(scores / step, axis=1, keepdims=True), bases)
     code_numbers, weight_numbers = without_zeros(code_numbers, weight_numbers)
@@ -647,7 +647,7 @@ def choose(scores, weights, step, rounds, targets, bases):
     # PRICE times as much may be added. The 1e-4 is for pictures in black and white, which have no slope.
     price = PRICE * step**2 * np.mean((targets - targets**2) ** 2 + 1e-4)
     targets_by_sample = np.ascontiguousarray(targets.T)
-    for _ in range(rounds):
+    for _ in range(passes):
         # The code numbers move, while the weights stay: `move` gets the code of a patch in each column. (The weight numbers are
         # expressed in bases, the weights are those of pixels.)
         old_lengths = row_lengths(code_numbers)
@@ -655,7 +655,7 @@ def choose(scores, weights, step, rounds, targets, bases):
         move(code_numbers, np.ascontiguousarray(step * pixel_weights, float32), targets, bit_costs(code_numbers, price))
 
         # Then the weights are fitted to these code numbers: `move` gets the weights of a sample in each column, at no cost.
-        # They begin as they are; but the code numbers have moved, and so their lengths are new. The grid is eight times finer
+        # They begin as they are, now times the new lengths of the code numbers. The grid is eight times finer
         # than that of the weight numbers, since `to_whole` rounds once more, perhaps in cosines.
         new_lengths = row_lengths(code_numbers)
         pixel_eighths = np.ascontiguousarray(np.rint(8 * pixel_weights * new_lengths), float32)
@@ -966,14 +966,14 @@ def transfer_planes(coder, stream, planes, size_chances, digit_chances, flag_cha
         by_difference[k] = transfer_bit(coder, stream, flag_chances, SETS + min(k, SETS - 1), predictable(planes[k]))
     for row in range(rows):
         for column in range(columns):
-            before = 0
+            sizes_before = 0
             for k in range(count):
                 if coder[PLACE] > len(stream) + 4:  # a whole file is read up to len(stream) + 3; this one was cut off
                     return
                 plane = planes[k]
                 # The context is the bit length of a weighted sum of absolute values near by: of the four neighbours, as
                 # distances from `base`, with weights 2, 2, 1, 1; and of the planes before, with weights 3, 3/2, 3/4 ...
-                # (rounded up).
+                # (rounded up): see the end of the loop.
                 base = expected(plane, row, column) if by_difference[k] else 0
                 around = 0
                 if column:
@@ -986,7 +986,7 @@ def transfer_planes(coder, stream, planes, size_chances, digit_chances, flag_cha
                     around += abs(plane[row - 1, column + 1] - base)
 
                 own = min(k, SETS - 1)
-                context = (own * SURROUNDINGS + min(bit_length(around + 3 * before), SURROUNDINGS - 1)) * LENGTHS
+                context = (own * SURROUNDINGS + min(bit_length(around + 3 * sizes_before), SURROUNDINGS - 1)) * LENGTHS
                 size = abs(plane[row, column] - base)
                 length = 0
                 goal = bit_length(size)
@@ -996,7 +996,8 @@ def transfer_planes(coder, stream, planes, size_chances, digit_chances, flag_cha
                 for digit in range(length - 2, -1, -1):
                     context = length * LENGTHS + digit
                     number = 2 * number + transfer_bit(coder, stream, digit_chances, context, size >> digit & 1)
-                before = number + (before + 1) // 2
+                # The sizes of the planes before, at this place: the last counts 1, each earlier one half as much.
+                sizes_before = number + (sizes_before + 1) // 2
                 if number and transfer_bit(coder, stream, flag_chances, own, int(plane[row, column] < base)):
                     number = -number
                 plane[row, column] = base + number
@@ -1023,7 +1024,8 @@ HEAD, CODES, WEIGHTS = range(3)  # the groups of arrays in a file, each with cha
 
 def weight_parts(count, patches):
     """How many parts the weights of so many components are written in."""
-    # The singular value decomposition gives fewer components than patches (see `components`). So if there are as many, each
+    # The singular value decomposition is only used if it gives fewer components than patches (see `components`). So if there
+    # are as many, each
     # patch began with its own: these have little to do with each other, and are written one by one. (If one was left out, the
     # others are written together, which may take a little more.)
     return count if count == patches else 1
@@ -1530,9 +1532,9 @@ def rehearse(part):
         if part == "train":
             train(targets, *start(targets, 1, 0), 1)
         elif part == "choose":
-            quantise(shapes, targets, one, one, exponent=0, rounds=1, width=1, height=1)
+            quantise(shapes, targets, one, one, exponent=0, passes=1, width=1, height=1)
         else:
-            pack(quantise(shapes, targets, one, one, exponent=0, rounds=0, width=1, height=1))
+            pack(quantise(shapes, targets, one, one, exponent=0, passes=0, width=1, height=1))
 
 
 def load_kernels():
@@ -1580,8 +1582,8 @@ def compile_for_parent(parts):
 
 def compile_part(part):
     """Compile a part's kernels, or load them."""
-    # If numba can't save a kernel's machine code, it raises an OSError. But a kernel that is compiled stays so in memory, and
-    # each attempt passes at least one more. Anything else comes from a damaged file, probably: then all files go.
+    # If numba can't save a kernel's machine code, it raises an OSError; but it already has the kernel in memory, so each
+    # attempt gets past one more kernel at least. Anything else comes from a damaged file, probably: then all files go.
     for _ in range(len(KERNELS) + 1):
         try:
             return rehearse(part)

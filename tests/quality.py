@@ -125,10 +125,10 @@ def compare(choices):
 
 
 def table_rounding():
-    """The price of a bit, the rounds of choosing, and what becomes 0: bytes at the same PSNR, after 100 epochs."""
-    choices = {"as it is": {}, "nearest numbers": {"ROUNDS": (0, 0)}}
+    """The price of a bit, the passes of choosing, and what becomes 0: bytes at the same PSNR, after 100 epochs."""
+    choices = {"as it is": {}, "nearest numbers": {"PASSES": (0, 0)}}
     choices |= {f"price {price}": {"PRICE": price} for price in (0.12, 0.18, 0.32, 0.48)}
-    choices |= {f"{rounds} rounds": {"ROUNDS": (rounds, rounds)} for rounds in (2, 4, 7, 14, 28)}
+    choices |= {f"{passes} passes": {"PASSES": (passes, passes)} for passes in (2, 4, 7, 14, 28)}
     choices |= {f"0 below {zone}": {"ZERO_BELOW": zone} for zone in (0.5, 0.6, 0.8)}
     compare(choices)
 
