@@ -1025,9 +1025,8 @@ HEAD, CODES, WEIGHTS = range(3)  # the groups of arrays in a file, each with cha
 def weight_parts(count, patches):
     """How many parts the weights of so many components are written in."""
     # The singular value decomposition is only used if it gives fewer components than patches (see `components`). So if there
-    # are as many, each
-    # patch began with its own: these have little to do with each other, and are written one by one. (If one was left out, the
-    # others are written together, which may take a little more.)
+    # are as many, each patch began with its own: these have little to do with each other, and are written one by one. (If one
+    # was left out, the others are written together, which may take a little more.)
     return count if count == patches else 1
 
 
