@@ -25,13 +25,11 @@ Glossary, with the sizes of a grey photograph of 768 x 512 in patches of 8 x 8, 
     scores     the codes in the basis of components      (components, patches)             33 x 6144
     weights    logits = scores.T @ weights               (components, samples)             33 x 64
     code_numbers       whole numbers in the place of scores: about scores / step
-    weight_numbers     whole numbers in the place of weights: about weights times the lengths of the rows of code_numbers, as
-                       vectors; of pixels, or of cosines
+    weight_numbers     whole numbers in the place of weights, perhaps of their cosines: about weights * lengths, the lengths
+                       being those of the rows of code_numbers, as vectors
 
 Scores and weights give the same logits as codes and decoder, the bias included; so there are up to latent_dim + 1 components.
-If patches <= min(latent_dim + 1, samples), each patch begins with a component of its own (see `components`): its weights are
-its logits, clipped to lie between -8 and 8, but for a factor.
-Components whose numbers all became 0 are left out of the file.
+(If there are few patches, logits are clipped: see `components`.) Components whose numbers all became 0 are left out of the file.
 
 The decoder, and what training minimises; i is a patch, p a sample, k a number of a code:
 
@@ -358,8 +356,8 @@ def start(targets, latent_dim, seed):
 
     if latent_dim == patches:
         # So far the codes have a length of 1, and are orthogonal but for the 1 behind each: a step for one patch changes the
-        # others only through that 1, that is, through the bias. Long codes make this influence small. (`components` also takes
-        # one patch more; then codes can't be orthogonal, and aren't lengthened here.)
+        # others only through that 1, that is, through the bias. Long codes make this influence small. (If there is one
+        # patch more, `components` treats patches likewise, but codes can't be orthogonal, and keep the ordinary length.)
         factor = CODE_NORM
     else:
         # The numbers of codes get a mean square of 1, like the 1 behind them.
@@ -438,7 +436,7 @@ def log_epoch(losses, epochs, log_every, seconds):
 
 VERSION = 1  # of the layout of the file
 STEPS = 64  # rounding steps to choose from, per factor of two: a step is 2^(exponent / STEPS)
-PRICE = 0.18  # a bit saved may add this share of the squared error that a step makes (`tests/quality.py rounding`)
+PRICE = 0.18  # squared error allowed per bit saved; 1 is what a number wrong by 1 adds (`tests/quality.py rounding`)
 PASSES = 3, 20  # least and most passes in which `choose` improves the numbers
 OWN_SCORE = 16  # score of a patch that has a component of its own
 ZERO_BELOW = 0.7  # weights in cosines below this share of a step become 0 (`tests/quality.py rounding`)
@@ -490,7 +488,7 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     passes = 0 if exact.all() else int(np.clip(1e7 / targets.size, *PASSES))
 
     # At the finest step, the longest row of scores is 2^22 steps long: float32 holds such whole numbers. It is the last
-    # resort, so there is no choosing either.
+    # resort, so there is no choosing either. The 1e-9 is for scores that are all 0.
     shapes = np.array([picture.shape[:2] for picture in pictures])
     scores, weights = components(codes, decoder)
     finest = ceil(STEPS * log2(norm(scores, axis=1).max() / 2**22 + 1e-9))
@@ -505,8 +503,9 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     with ctrl_c_noted() as interrupts:
         if allowed < learned_loss:
             # Training missed the target. Choosing may reach it, far better than few epochs of training: a try with a fine step
-            # shows that. Its step is the root of learned_loss. Rounding adds at most some 2 * step^2 / 12 to the mean squared
-            # error of logits, and the square of the sigmoid's slope is at most 1/16: so it adds 1 % of learned_loss.
+            # shows that. Its step is the root of learned_loss. Per logit, rounding the weights adds step^2 / 12 times
+            # components / patches to the squared error, and rounding the scores step^2 / 12 times components / samples. With
+            # the square of the sigmoid's slope, at most 1/16, that is 1 % of learned_loss at most.
             fine = max(finest, round(STEPS * log2(sqrt(learned_loss))))
             _, fine_loss, _ = attempt(fine)
             if fine_loss > allowed:
@@ -594,11 +593,11 @@ def decompress(content):
 
 def components(codes, decoder):
     """Scores, (components, patches), and weights, (components, samples): scores.T @ weights are the logits."""
-    # If each patch can have a component of its own, a row of weights is the logits of one patch / OWN_SCORE: what repeats in a
-    # picture then repeats in the file (7,000 bytes for the three patterns; principal components 60,000). Logits are clipped:
-    # beyond -8 and 8 they are black or white in 8 bits. The code number of a patch is OWN_SCORE / step, and its weight numbers
-    # are its logits / step, so OWN_SCORE cancels out. It has to be above 8, so that the code number doesn't round to 0 before
-    # all weight numbers do. (In cosines, weight numbers can be larger; no harm was seen.)
+    # If patches <= min(latent_dim + 1, samples), each patch can have a component of its own. Then a row of weights is the logits
+    # of one patch / OWN_SCORE, and what repeats in a picture repeats in the file (7,000 bytes for the three patterns; principal
+    # components 60,000). Logits are clipped: beyond -8 and 8 they are black or white in 8 bits. The code number of a patch is
+    # OWN_SCORE / step, and its weight numbers are its logits / step, so OWN_SCORE cancels out. It has to be above 8, so that
+    # the code number doesn't round to 0 before all weight numbers do. (In cosines, these can be larger; no harm was seen.)
     if len(codes) <= min(codes.shape[1], decoder.shape[1]):
         return OWN_SCORE * np.eye(len(codes)), np.clip(codes @ decoder, -8, 8) / OWN_SCORE
 
@@ -643,8 +642,8 @@ def choose(scores, weights, step, passes, targets, bases):
     weight_numbers = to_whole(weights * norm(scores / step, axis=1, keepdims=True), bases)
     code_numbers, weight_numbers = without_zeros(code_numbers, weight_numbers)
 
-    # To the squared error of the outputs, 1 more adds about step^2 times the mean square of the sigmoid's slope. To save a bit,
-    # PRICE times as much may be added. The 1e-4 is for pictures in black and white, which have no slope.
+    # To the squared error of the outputs, 1 more adds about step^2 times the mean square of the sigmoid's slope, here that
+    # at the targets. PRICE times as much is allowed per bit saved. The 1e-4 is for pictures in black and white, which have no slope.
     price = PRICE * step**2 * np.mean((targets - targets**2) ** 2 + 1e-4)
     targets_by_sample = np.ascontiguousarray(targets.T)
     for _ in range(passes):
@@ -656,7 +655,8 @@ def choose(scores, weights, step, passes, targets, bases):
 
         # Then the weights are fitted to these code numbers: `move` gets the weights of a sample in each column, at no cost.
         # They begin as they are, now times the new lengths of the code numbers. The grid is eight times finer
-        # than that of the weight numbers, since `to_whole` rounds once more, perhaps in cosines.
+        # than that of the weight numbers, since `to_whole` rounds once more, perhaps in cosines:
+        # the logits are step * (c / |c|) * pixel_eighths / 8.
         new_lengths = row_lengths(code_numbers)
         pixel_eighths = np.ascontiguousarray(np.rint(8 * pixel_weights * new_lengths), float32)
         no_costs = np.zeros(len(pixel_eighths), float32)
@@ -968,7 +968,7 @@ def transfer_planes(coder, stream, planes, size_chances, digit_chances, flag_cha
         for column in range(columns):
             sizes_before = 0
             for k in range(count):
-                if coder[PLACE] > len(stream) + 4:  # a whole file is read up to len(stream) + 3; this one was cut off
+                if coder[PLACE] > len(stream) + 3:  # the file was cut off: see `read_by_coder`
                     return
                 plane = planes[k]
                 # The context is the bit length of a weighted sum of absolute values near by: of the four neighbours, as
@@ -1038,12 +1038,12 @@ def pack(record):
     ends = np.cumsum([rows * columns for rows, columns in sizes])
     grid_parts = zip(np.split(record.code_numbers, ends[:-1], axis=1), sizes)
 
-    pixels = record.weight_numbers.reshape(count, record.height, record.width, record.channels)
-    pixel_parts = np.split(pixels, weight_parts(count, patches))
+    weight_grids = record.weight_numbers.reshape(count, record.height, record.width, record.channels)
+    weight_groups = np.split(weight_grids, weight_parts(count, patches))
     groups = [
         [np.array([[head]]), record.shapes.T[:, :, None], record.correction[None]],
         [part.reshape(count, *size) for part, size in grid_parts],
-        [part.transpose(3, 0, 1, 2).reshape(-1, record.height, record.width) for part in pixel_parts],
+        [part.transpose(3, 0, 1, 2).reshape(-1, record.height, record.width) for part in weight_groups],
     ]
 
     # By the coder. Here is room for 80 bytes per number, of at most 62 decisions; most decisions take less than a bit, and few
@@ -1110,7 +1110,8 @@ def read_by_coder(content):
     def read(group, *shape):
         array = np.zeros(shape, np.int64)
         transfer_planes(coder, stream, array, *chances[group])
-        if coder[PLACE] > len(content) + 4:
+        # Reading begins 4 bytes ahead of writing, so a whole file, which has one more byte than was certain, ends at + 3.
+        if coder[PLACE] > len(content) + 3:
             raise ValueError("the file is cut off")
         return array
 
