@@ -26,7 +26,7 @@ Glossary, with the sizes of a grey photograph of 768 x 512 in patches of 8 x 8, 
     weights    logits = scores.T @ weights               (components, samples)             33 x 64
     code_numbers       whole numbers in the place of scores: about scores / step
     weight_numbers     whole numbers in the place of weights, perhaps of their cosines: about weights * lengths, the lengths
-                       being those of the rows of code_numbers, as vectors
+                       being those of the rows of code_numbers, as vectors, so that one step suits both
 
 Scores and weights give the same logits as codes and decoder, the bias included; so there are up to latent_dim + 1 components.
 (If there are few patches, logits are clipped: see `components`.) Components whose numbers all became 0 are left out of the file.
@@ -387,7 +387,7 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10):
     code_length = sqrt(np.sum(np.square(codes, dtype=float)) / patches)
     sample_rate = SAMPLE_RATE * learning_rate / code_length
 
-    # What is filled up has vectors of 0 and targets of 1/2: no error, so it never moves.
+    # What is filled up has vectors of 0, and on the long side targets of 1/2: no error, so it never moves.
     if patches > samples:
         code_side = long_side = with_moments(codes.T, rows - 1, 512)
         sample_side = short_side = with_moments(decoder, rows, 4)
@@ -509,8 +509,8 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
             fine = max(finest, round(STEPS * log2(sqrt(learned_loss))))
             _, fine_loss, _ = attempt(fine)
             if fine_loss > allowed:
-                # Out of reach. What is asked for instead is what was learned, or 1.5 times the loss that choosing reached,
-                # whichever is better.
+                # Out of reach. What is asked for instead is what was learned, or 1.5 times the loss that choosing reached (this
+                # leaves room for a coarser step), whichever is better.
                 allowed = 1.01 * min(learned_loss, 1.5 * fine_loss)
         best = search(attempt, finest, allowed, interrupts)
         content = pack(best)
@@ -639,7 +639,7 @@ def choose(scores, weights, step, passes, targets, bases):
     # length of 1, as from `svd`, |w| is about |c|, and 1 more in c or in w adds about step^2 to the squared error of the
     # logits: one step suits all numbers.
     code_numbers = np.rint(float32(scores / step))
-    weight_numbers = to_whole(weights * norm(scores / step, axis=1, keepdims=True), bases)
+    weight_numbers = round_weights(weights * norm(scores / step, axis=1, keepdims=True), bases)
     code_numbers, weight_numbers = without_zeros(code_numbers, weight_numbers)
 
     # To the squared error of the outputs, 1 more adds about step^2 times the mean square of the sigmoid's slope, here that
@@ -655,13 +655,13 @@ def choose(scores, weights, step, passes, targets, bases):
 
         # Then the weights are fitted to these code numbers: `move` gets the weights of a sample in each column, at no cost.
         # They begin as they are, now times the new lengths of the code numbers. The grid is eight times finer
-        # than that of the weight numbers, since `to_whole` rounds once more, perhaps in cosines:
+        # than that of the weight numbers, since `round_weights` rounds once more, perhaps in cosines:
         # the logits are step * (c / |c|) * pixel_eighths / 8.
         new_lengths = row_lengths(code_numbers)
         pixel_eighths = np.ascontiguousarray(np.rint(8 * pixel_weights * new_lengths), float32)
         no_costs = np.zeros(len(pixel_eighths), float32)
         move(pixel_eighths, float32(step / 8 * code_numbers / new_lengths), targets_by_sample, no_costs)
-        code_numbers, weight_numbers = without_zeros(code_numbers, to_whole(pixel_eighths / 8, bases))
+        code_numbers, weight_numbers = without_zeros(code_numbers, round_weights(pixel_eighths / 8, bases))
     return np.int64(code_numbers), np.int64(weight_numbers)
 
 
@@ -671,7 +671,7 @@ def without_zeros(code_numbers, weight_numbers):
     return code_numbers[used], weight_numbers[used]
 
 
-def to_whole(scaled, bases):
+def round_weights(scaled, bases):
     """Whole numbers, (components, samples), of weights times lengths, expressed in bases."""
     # In cosines most are small. Some more of them become 0: that adds little error, and zeros take few bits.
     scaled = turn(scaled, bases)
@@ -1498,7 +1498,8 @@ class Locator:
         return self.function.__module__  # machine code can only be loaded in a module of the same name
 
 
-# The setting of where numba looks for its cache, NUMBA_CACHE_LOCATOR_CLASSES, is the whole process's, so it is put back.
+# NUMBA_CACHE_LOCATOR_CLASSES, a setting of numba 0.62 and newer, says how numba finds its cache; a Locator has the methods
+# of numba's own locators. The setting is the whole process's, so it is put back.
 locators = config.CACHE_LOCATOR_CLASSES
 config.CACHE_LOCATOR_CLASSES = f"{__name__}.Locator"
 if os.access(HERE, os.W_OK):

@@ -284,7 +284,7 @@ def pca_points(picture, side):
                 numbers = np.rint(np.sign(scores) * np.maximum(abs(scores) - pull, 0))
             numbers = numbers[numbers.any(axis=1)]
             rows = np.linalg.lstsq(numbers.T, values, rcond=None)[0]
-            whole = nc.to_whole(rows * nc.row_lengths(numbers) / step, bases)
+            whole = nc.round_weights(rows * nc.row_lengths(numbers) / step, bases)
             fields = len(bases[2]), side, side, -exponent, shape, np.zeros((4, 4), int), np.int64(numbers), np.int64(whole)
             with with_settings({"sigmoids": lambda logits: np.clip(logits, 0, 1)}):
                 record, _, loss = nc.fit_smoothing(nc.Record(*fields), [picture], np.array([False]))
