@@ -643,7 +643,8 @@ def choose(scores, weights, step, passes, targets, bases):
     code_numbers, weight_numbers = without_zeros(code_numbers, weight_numbers)
 
     # To the squared error of the outputs, 1 more adds about step^2 times the mean square of the sigmoid's slope, here that
-    # at the targets. PRICE times as much is allowed per bit saved. The 1e-4 is for pictures in black and white, which have no slope.
+    # at the targets. PRICE times as much is allowed per bit saved. The 1e-4 is for pictures in black and white, which have
+    # no slope.
     price = PRICE * step**2 * np.mean((targets - targets**2) ** 2 + 1e-4)
     targets_by_sample = np.ascontiguousarray(targets.T)
     for _ in range(passes):
@@ -654,9 +655,9 @@ def choose(scores, weights, step, passes, targets, bases):
         move(code_numbers, np.ascontiguousarray(step * pixel_weights, float32), targets, bit_costs(code_numbers, price))
 
         # Then the weights are fitted to these code numbers: `move` gets the weights of a sample in each column, at no cost.
-        # They begin as they are, now times the new lengths of the code numbers. The grid is eight times finer
-        # than that of the weight numbers, since `round_weights` rounds once more, perhaps in cosines:
-        # the logits are step * (c / |c|) * pixel_eighths / 8.
+        # They begin as they are, now times the new lengths of the code numbers. The grid is eight times finer than that of
+        # the weight numbers, since `round_weights` rounds once more, perhaps in cosines: the logits are
+        # step * (c / |c|) * pixel_eighths / 8.
         new_lengths = row_lengths(code_numbers)
         pixel_eighths = np.ascontiguousarray(np.rint(8 * pixel_weights * new_lengths), float32)
         no_costs = np.zeros(len(pixel_eighths), float32)
@@ -1017,8 +1018,6 @@ def grids(shapes, width, height):
 
 
 LZMA_FILTERS = [{"id": 0x4000000000000001, "preset": 6}]  # lzma.FILTER_LZMA1: as a number it needs no lzma
-
-
 HEAD, CODES, WEIGHTS = range(3)  # the groups of arrays in a file, each with chances of its own
 
 
@@ -1433,12 +1432,13 @@ def report(names, pictures, decoded, content):
 
 def advise(pictures, codes, decoder, width, height, target_psnr, content):
     """Print what to change if training hardly reached the target, which makes files large, or if the file is large anyway."""
-    _, loss = losses_before_rounding(pictures, codes, decoder, width, height)
-    if target_psnr is not None and loss > 10 ** (-(target_psnr + 1) / 10):
-        used = codes.shape[1] - 1
-        more = min(2 * used, len(codes), decoder.shape[1])
-        words = f"more EPOCHS or LATENT_DIM = {more}" if more > used else "more EPOCHS or smaller patches"
-        say(f"TARGET_PSNR {target_psnr}: training reached {-10 * log10(loss):.1f} dB; {words} would allow more")
+    if target_psnr is not None:
+        _, loss = losses_before_rounding(pictures, codes, decoder, width, height)
+        if loss > 10 ** (-(target_psnr + 1) / 10):
+            used = codes.shape[1] - 1
+            more = min(2 * used, len(codes), decoder.shape[1])
+            words = f"more EPOCHS or LATENT_DIM = {more}" if more > used else "more EPOCHS or smaller patches"
+            say(f"TARGET_PSNR {target_psnr}: training reached {-10 * log10(loss):.1f} dB; {words} would allow more")
     if len(content) > len(codes) * decoder.shape[1] / 2:
         say("a large file: WIDTH = HEIGHT = 8, LATENT_DIM = 64 and a TARGET_PSNR suit photographs")
 

@@ -412,6 +412,15 @@ def test_ctrl_c_ends_the_search_as_soon_as_a_file_reaches_the_target(program, mo
     assert max(pressed_early) <= max(never_pressed) and sum(pressed_early) < 3 * sum(never_pressed)
 
 
+def test_a_repetitive_file_of_many_small_pictures_is_not_refused(program):
+    """As many components as patches and samples: by LZMA it unpacks to a little more than four bytes per sample."""
+    count, shapes = 1026, np.full((1026, 2), (27, 38))
+    numbers = np.eye(count, dtype=int), np.full((count, count), -8)
+    content = program.pack(program.Record(1, 38, 27, 0, shapes, np.zeros((4, 4), int), *numbers))
+    pictures = program.decompress(content)
+    assert content[0] == 1 and len(pictures) == count and np.all(np.array(pictures) == pictures[0][0, 0])
+
+
 def test_damaged_files_are_a_value_error_or_pictures_and_take_little_memory(program):
     random = np.random.default_rng(0)
     bad, halves = [], []

@@ -243,6 +243,16 @@ def test_a_target_is_reached_or_it_is_told_what_to_change(run_imported, tmp_path
     assert reached >= (learned - 0.1 if target is None or advice else target)
 
 
+def test_advice_goes_by_the_pictures_not_by_what_patches_are_filled_up_with(program, capsys):
+    """A grey picture of 9 x 11 was learned as 138, not 128: 28.1 dB; what fills its patch up to 20 x 20 was learned exactly."""
+    learned = np.full((20, 20), 128 / 255)
+    learned[:9, :11] = 138 / 255
+    codes, decoder = np.float32([[1, 1]]), np.stack([np.log(learned / (1 - learned)).ravel(), np.zeros(400)])
+    for target, advised in ((27.0, False), (28.0, True)):
+        program.advise([np.full((9, 11), 128, np.uint8)], codes, decoder, 20, 20, target, b"")
+        assert ("training reached 28.1 dB" in capsys.readouterr().out) == advised
+
+
 def test_a_pattern_in_colour_is_saved_in_colour(run_imported, program, monkeypatch, tmp_path):
     monkeypatch.setitem(program.PATTERNS, "mine", lambda x, y, width, height: np.dstack([x / width, y / height, x == y]))
     status, output, errors = run_imported(**{**SMALL, "IMAGES": ("mine",)})
@@ -291,7 +301,7 @@ BAD = [
     *[("LEARNING_RATE", bad) for bad in (*NUMBERS, 2.1)],
     *[("TARGET_PSNR", bad) for bad in (*NUMBERS, 0.9, 101) if bad is not None],
     *[(name, bad) for name in ("SINE_FREQUENCY", "CHECKER_SQUARES") for bad in ("40", None, math.nan, math.inf, True)],
-    *[("IMAGES", bad) for bad in ("cat.pgm", (), None, (1,), ("radial", None), 5, {"radial"}, np.array(["radial"]))],
+    *[("IMAGES", bad) for bad in ("cat.pgm", (), None, (1,), ("radial", None), ("a" * 300,), 5, {"radial"}, np.array(["radial"]))],
     *[("OUTPUT_DIR", bad) for bad in (None, 5, b"outputs", Path("outputs"))],
 ]
 
