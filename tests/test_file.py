@@ -414,9 +414,9 @@ def test_ctrl_c_ends_the_search_as_soon_as_a_file_reaches_the_target(program, mo
 
 def test_a_repetitive_file_of_many_small_pictures_is_not_refused(program):
     """As many components as patches and samples: by LZMA it unpacks to a little more than four bytes per sample."""
-    count, shapes = 1026, np.full((1026, 2), (27, 38))
+    count, shapes = 1296, np.full((1296, 2), 36)
     numbers = np.eye(count, dtype=int), np.full((count, count), -8)
-    content = program.pack(program.Record(1, 38, 27, 0, shapes, np.zeros((4, 4), int), *numbers))
+    content = program.pack(program.Record(1, 36, 36, 0, shapes, np.zeros((4, 4), int), *numbers))
     pictures = program.decompress(content)
     assert content[0] == 1 and len(pictures) == count and np.all(np.array(pictures) == pictures[0][0, 0])
 
