@@ -24,7 +24,7 @@ from contextlib import redirect_stdout, suppress
 from glob import escape, glob
 from inspect import getsource
 from io import StringIO
-from math import ceil, cos, hypot, inf, log, log2, log10, pi, sqrt
+from math import ceil, cos, hypot, inf, log2, log10, pi, sqrt
 from numbers import Integral, Real
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -623,8 +623,8 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     # `good` is the coarsest exponent that has passed, `bad` the finest that has failed; nothing between them has been tried.
     # What is kept in `best` has passed.
     best = None
-    exponent, stride = max(0, finest), STEPS // 4
-    good, good_loss, bad, bad_loss, last, last_loss = -inf, 0, inf, inf, inf, inf
+    exponent, stride, doubling = max(0, finest), 1, 0.8 * STEPS
+    good, bad, bad_loss, last, last_loss = -inf, inf, inf, 0, 0
     while bad - good > 1:
         passes = 0 if exponent == finest else QUICK if quick else most
         numbers = choose(codes, decoder, step_of(exponent), passes, targets, bases)
@@ -632,14 +632,13 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
         losses, loss = mean_squares(pictures, decode(record))
         say(f"rounding step {step_of(exponent):.4g}: {quality(loss)}")
 
-        # How far to go: the logarithm of the loss is extrapolated from the last two tries. As measured on photographs, half the
-        # loss takes some 0.8 halvings of the step.
-        doubling = 0.8 * STEPS
-        if 0 < min(loss, last_loss) and loss != last_loss < inf:
-            doubling = min(max((exponent - last) / log2(loss / last_loss), 0.3 * STEPS), 4 * STEPS)
+        # How far to go, in exponents: the logarithm of the loss is extrapolated from the last two tries. As measured on
+        # photographs, half the loss takes some 0.8 halvings of the step. The aim is a little below what is allowed.
+        if 0 < min(loss, last_loss) < inf and abs(exponent - last) >= 8 and loss != last_loss:
+            doubling = np.clip(abs((exponent - last) / log2(loss / last_loss)), 0.3 * STEPS, 4 * STEPS)
         way = 2 * STEPS if loss == 0 else -2 * STEPS
         if min(loss, allowed) > 0:
-            way = round(min(max(doubling * log2(0.985 * allowed / loss), -2 * STEPS), 2 * STEPS))
+            way = int(np.clip(doubling * log2((0.95 if quick else 0.985) * allowed / loss), -2 * STEPS, 2 * STEPS))
         last, last_loss = exponent, loss
         if quick and exponent > finest:
             quick = quick - 1 if abs(way) > STEPS // 8 else 0
@@ -649,23 +648,21 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
         passed = loss <= allowed and not losses[exact].any()
         if not passed and target_psnr and exponent <= bad - STEPS and loss > 0.97 * bad_loss and numbers[0].size:
             say(f"TARGET_PSNR {target_psnr} is out of reach: more EPOCHS or a larger LATENT_DIM would allow more")
-            allowed, passed, bad = 1.03 * loss, True, inf
+            allowed, passed, stride, bad = 1.04 * loss, True, STEPS, inf
         if passed or exponent == finest:
-            best, good, good_loss = record, exponent, loss
+            best, good = record, exponent
+            way = max(way, stride)
         else:
             bad, bad_loss = exponent, loss
+            way = min(way, -stride)
+        stride *= 2
         if best and (PRESSES or numbers[0].size == 0 or passed and loss > 0.97 * allowed > 0):
             break
 
-        if bad - good == inf:
-            exponent = max(finest, exponent + (max(way, stride) if passed else min(way, -stride)))
-            stride *= 2
-        else:
-            # The logarithm of the loss is interpolated; where that says nothing, the interval is halved.
-            fraction = 0.5
-            if good_loss > 0 and bad_loss > allowed:
-                fraction = log(0.985 * allowed / good_loss) / log(bad_loss / good_loss)
-            exponent = good + ceil((bad - good - 1) * min(max(fraction, 0.1), 0.9))
+        # The stride doubles, so that flat stretches are passed. If it leads out of the interval, the middle is taken.
+        exponent = max(finest, exponent + way)
+        if not good < exponent < bad:
+            exponent = (good + bad) // 2
     say(f"rounding step {step_of(best.exponent):.4g} is taken")
     return pack(best)
 
@@ -734,10 +731,10 @@ CHANCES = np.int64(np.rint(65536 / (1 + np.exp(np.arange(1920, -1921, -1) / 256)
 
 
 @njit
-def transfer_bit(coder, stream, chances, weights, contexts, bit):
+def transfer_bit(state, stream, chances, weights, contexts, bit):
     """Write a bit to the stream, or read one, and learn from it. Returns the bit.
 
-    coder     int64 (5): the state
+    state     int64 (5): see LOW and so on
     stream    uint8: the bytes of the file; behind them, nothing is written and zeros are read
     chances   int64 (4, CONTEXTS, 2): for each model and context the chance of a 1, of 65536, and how often it was used
     weights   int64 (kinds, 4): of the models, in 1/65536
@@ -753,11 +750,11 @@ def transfer_bit(coder, stream, chances, weights, contexts, bit):
     # Bytes that are certain are written. low and high bound the next four bytes, read as one number, and value is these bytes
     # in the file: low <= value <= high. The first bytes of low and high differ, as the loop at the end sees to, so low < high.
     # A 1 takes the lower part of the interval, as large as its chance, and a 0 the rest; neither is empty.
-    low = coder[LOW]
-    high = coder[HIGH]
+    low = state[LOW]
+    high = state[HIGH]
     middle = low + ((high - low) * chance >> 16)
-    if coder[DECODING]:
-        bit = int(coder[VALUE] <= middle)
+    if state[DECODING]:
+        bit = int(state[VALUE] <= middle)
     if bit:
         high = middle
     else:
@@ -774,17 +771,17 @@ def transfer_bit(coder, stream, chances, weights, contexts, bit):
 
     # Bytes that low and high share are certain.
     while low >> 24 == high >> 24:
-        place = coder[PLACE]
+        place = state[PLACE]
         inside = place < len(stream)
-        if coder[DECODING]:
-            coder[VALUE] = (coder[VALUE] << 8 & 0xFFFFFFFF) + (stream[place] if inside else 0)
+        if state[DECODING]:
+            state[VALUE] = (state[VALUE] << 8 & 0xFFFFFFFF) + (stream[place] if inside else 0)
         elif inside:
             stream[place] = low >> 24
-        coder[PLACE] += 1
+        state[PLACE] += 1
         low = low << 8 & 0xFFFFFFFF
         high = (high << 8 & 0xFFFFFFFF) + 255
-    coder[LOW] = low
-    coder[HIGH] = high
+    state[LOW] = low
+    state[HIGH] = high
     return bit
 
 
@@ -798,140 +795,116 @@ def bit_length(number):
 
 
 @njit
-def transfer_planes(coder, stream, chances, weights, group, numbers, first, rows, columns, count, found):
-    """Write planes of whole numbers, or read them in place.
+def transfer_planes(state, stream, chances, weights, found, group, numbers, first, rows, columns, count):
+    """Write planes of whole numbers, or read them in place: those of `numbers` from `first` on, (rows, columns, count).
 
-    numbers  int64: the planes (rows, columns, count) lie from `first` on, with a row of zeros above them and a column of zeros
-             to the left, which is also what lies to the right of the row above
-    found    int64 (2^18): where the last six numbers were seen the last time
+    A number is written as its length in bits, in unary; then its digits below the first; then its sign. What is written is its
+    difference from a base: the median of left, above, and left + above - corner, if such differences were smaller so far in its
+    plane, otherwise 0. When numbers are read, they are 0 at first, and the bits given to `transfer_bit` are ignored.
     """
-    # A number is written as its length in bits, in unary; then its digits below the first; then its sign. What is written is its
-    # difference from what is expected, the median of left, above, and left + above - corner, if such differences were
-    # smaller so far in this plane. When planes are read, they hold zeros at first, and the bits given to `transfer_bit` are
-    # ignored.
-    row_size = count * (columns + 1)
-    gains = np.zeros(count, np.int64)
-    bases = np.zeros(count, np.int64)
-    around = np.zeros(count, np.int64)
+    row_size = count * columns
+    gains = np.zeros(count, np.int64)  # how much smaller the differences were, for each plane
+    totals = np.zeros((rows + 1, columns + 2), np.int64)  # of the sizes in all planes
     contexts = np.zeros(5, np.int64)
+    place = first
+    back = row_size + first
     run = recent = 0
-    back = 1
-    for row in range(1, rows + 1):
-        for column in range(1, columns + 1):
-            start = first + row * row_size + column * count
-            rest = before = used = signs = 0
+    for row in range(rows):
+        for column in range(columns):
+            totals_near = 2 * totals[row + 1, column] + totals[row, column] + 2 * totals[row, column + 1] + totals[row, column + 2]
+            total = used = before = signs = 0
             for k in range(count):
-                place = start + k
-                left = numbers[place - count]
-                above = numbers[place - row_size]
-                corner = numbers[place - row_size - count]
-                base = max(min(left, above), min(max(left, above), left + above - corner))
-                bases[k] = base
-                if gains[k] <= 0:
-                    base = 0
-                around[k] = 2 * abs(left - base) + 2 * abs(above - base) + abs(corner - base)
-                around[k] += abs(numbers[place - row_size + count] - base)
-                rest += around[k]
-            for k in range(count):
-                if coder[PLACE] > len(stream) + 3:  # the file was cut off: see `transfer`
+                if state[PLACE] > len(stream) + 3:  # the file was cut off: see `transfer`
                     return
-                place = start + k
-                base = bases[k] if gains[k] > 0 else 0
-                left = numbers[place - count] - base
-                above = numbers[place - row_size] - base
-                guess = numbers[place - back] - base
-                trust = 2 * bit_length(run)
-                plane = 256 * group + k
-                # Contexts: the neighbours, and how many planes before had a number; the sizes in all planes to come, and in those
-                # before (the last counts 1, each earlier one half as much); both sizes in one; and the match.
-                near = ((3 * plane + min(abs(left), 2)) * 3 + min(abs(above), 2)) * 5 + min(bit_length(used), 4)
-                wide = (32 * group + bit_length(rest)) * 32 + bit_length(before)
-                both = 32 * plane + bit_length(around[k] + 3 * before)
+                left = numbers[place - count] if column else 0
+                above = numbers[place - row_size] if row else 0
+                corner = numbers[place - row_size - count] if row and column else 0
+                right = numbers[place - row_size + count] if row and column + 1 < columns else 0
+                median = max(min(left, above), min(max(left, above), left + above - corner))
+                base = median if gains[k] > 0 else 0
+                left -= base
+                above -= base
+                near = 2 * abs(left) + 2 * abs(above) + abs(corner - base) + abs(right - base)
                 number = numbers[place] - base
                 size = abs(number)
-                likely = abs(guess)
+                guess = numbers[place - back] - base if back <= place else 0
+                trust = 2 * bit_length(run)
+                plane = 256 * group + k
+
+                # Contexts of a length: the neighbours, and how many planes before had a number; the sizes in all planes near by
+                # and here; the sizes in this plane near by, and in those before; and what is guessed, with how often that was right.
+                contexts[0] = ((3 * plane + min(abs(left), 2)) * 3 + min(abs(above), 2)) * 5 + min(bit_length(used), 4)
+                contexts[1] = ((16 * group + bit_length(k)) * 32 + bit_length(totals_near + 2 * total)) * 32 + bit_length(before)
+                contexts[2] = 32 * plane + bit_length(near + 3 * before)
                 length = 0
-                contexts[0] = near
-                contexts[1] = wide
-                contexts[2] = both
                 more = 1
                 while more and length < LENGTHS - 1:
-                    contexts[3] = trust + int(likely >> length > 0)
+                    contexts[3] = trust + int(abs(guess) >> length > 0)
                     contexts[KIND] = length
-                    more = transfer_bit(coder, stream, chances, weights, contexts, int(size >> length > 0))
+                    more = transfer_bit(state, stream, chances, weights, contexts, int(size >> length > 0))
                     length += more
+
                 digits = min(length, 1)
                 contexts[KIND] = DIGIT
                 for digit in range(length - 2, -1, -1):
                     contexts[0] = (LENGTHS * group + length) * LENGTHS + digit
                     contexts[1] = (LENGTHS * plane + length) * LENGTHS + digit
                     contexts[2] = plane
-                    contexts[3] = trust + (likely >> digit & 1)
-                    digits = 2 * digits + transfer_bit(coder, stream, chances, weights, contexts, size >> digit & 1)
-                before = digits + (before + 1) // 2
+                    contexts[3] = trust + (abs(guess) >> digit & 1)
+                    digits = 2 * digits + transfer_bit(state, stream, chances, weights, contexts, size >> digit & 1)
+                total += digits
                 used += min(digits, 1)
-                rest -= around[k]
+                before = digits + (before + 1) // 2  # the last plane counts 1, each earlier one half as much
+
+                # Contexts of a sign: those of left and above; those of the first four planes; and the guess again.
                 if digits:
-                    contexts[0] = (3 * plane + np.sign(left)) * 3 + np.sign(above)
+                    contexts[0] = 9 * plane + 3 * np.sign(left) + np.sign(above)
                     contexts[1] = 128 * plane + signs
                     contexts[2] = plane
                     contexts[3] = trust + int(guess < 0)
                     contexts[KIND] = SIGN
-                    if transfer_bit(coder, stream, chances, weights, contexts, int(number < 0)):
+                    if transfer_bit(state, stream, chances, weights, contexts, int(number < 0)):
                         digits = -digits
                 if k < 4:
                     signs = 3 * signs + np.sign(digits) + 1
-                number = digits + base
-                gains[k] += abs(number) - abs(number - bases[k])
+                number = base + digits
+                gains[k] += abs(number) - abs(number - median)
+
                 # What repeats: the number `back` places ago is guessed to come again, as `run` - 1 did. After a failure, the
-                # place is taken where the last six numbers, about, were found the last time; 0 is for nowhere.
-                recent = (40 * recent + number) & 0x3FFFF
+                # place is taken behind which the last six numbers, about, were found the last time.
                 if run and number == numbers[place - back]:
                     run += 1
                 else:
-                    back = place - found[recent]
-                    run = int(found[recent] > 0)
-                found[recent] = place
+                    run = 0
                 numbers[place] = number
-
-
-class Coder(NamedTuple):
-    """What `transfer_bit` needs."""
-
-    state: np.ndarray
-    stream: np.ndarray
-    chances: np.ndarray
-    weights: np.ndarray
+                place += 1
+                recent = (40 * recent + number) & 0x3FFFF
+                if run == 0 and found[recent]:
+                    run = 1
+                    back = place - found[recent]
+                found[recent] = place
+            totals[row + 1, column + 1] = total
 
 
 def fresh_coder(stream, *state):
-    """A coder that has learned nothing yet."""
-    return Coder(np.array(state), stream, np.tile([32768, 0], (4, CONTEXTS, 1)), np.full((SIGN + 1, 4), 20000))
+    """What `transfer_planes` needs, before it has learned anything."""
+    return np.array(state), stream, np.tile([32768, 0], (4, CONTEXTS, 1)), np.full((SIGN + 1, 4), 20000), np.zeros(2**18, int)
 
 
 def transfer(coder, group, shapes, numbers=None):
-    """Write arrays of these shapes, (rows, columns, planes), or read them if no numbers are given. Returns the numbers.
-
-    numbers are whole, in one array or several, in the order of the arrays.
-    """
-    sizes = [(rows + 1) * (columns + 1) * planes for rows, columns, planes in shapes]
-    padded = np.zeros(sum(sizes) + 1 + max(planes for *_, planes in shapes), np.int64)
-    found = np.zeros(2**18, np.int64)
-    inside = []
+    """Write arrays of these shapes, or read them if no numbers are given. Returns their numbers, one array after the other."""
+    sizes = [rows * columns * planes for rows, columns, planes in shapes]
+    numbers = np.zeros(sum(sizes), np.int64) if numbers is None else np.array(numbers, np.int64).ravel()
+    state, stream, *_, found = coder
+    found[:] = 0
     first = 0
-    flat = np.zeros(sum(np.prod(shape) for shape in shapes)) if numbers is None else np.ravel(numbers)
-    begin = 0
-    for (rows, columns, planes), size in zip(shapes, sizes):
-        block = padded[first : first + size].reshape(rows + 1, columns + 1, planes)[1:, 1:]
-        block[:] = flat[begin : begin + block.size].reshape(block.shape)
-        transfer_planes(*coder, group, padded, first, rows, columns, planes, found)
+    for shape, size in zip(shapes, sizes):
+        transfer_planes(*coder, group, numbers, first, *shape)
         # Reading begins 4 bytes ahead of writing, so a whole file, which has one more byte than was certain, ends at + 3.
-        if coder.state[PLACE] > len(coder.stream) + 3:
+        if state[PLACE] > len(stream) + 3:
             raise ValueError("the file is cut off")
-        inside.append(block.ravel())
         first += size
-        begin += block.size
-    return np.concatenate(inside)
+    return numbers
 
 
 def transfer_record(coder, record=None):
@@ -954,7 +927,7 @@ def transfer_record(coder, record=None):
     patches = sum(rows * columns for rows, columns, _ in grids)
     samples = width * height * channels
     # No number takes less than 1/2048 of a bit, since no chance is above 1 - 1/2048.
-    most = MOST_SAMPLES if record else 2**14 * len(coder.stream)
+    most = MOST_SAMPLES if record else 2**14 * len(coder[1])
     if patches * samples > MOST_SAMPLES or not 0 <= count <= min(patches, samples) or count * (patches + samples) > most:
         raise refusal
     if count == 0:
@@ -975,18 +948,19 @@ def pack(record):
     numbers = 10 + record.shapes.size + record.codes.size + record.decoder.size
     coder = fresh_coder(np.zeros(80 * numbers, np.uint8), 0, 0xFFFFFFFF, 0, 0, 0)
     transfer_record(coder, record)
-    end = coder.state[PLACE]
-    coder.stream[end] = (coder.state[LOW] >> 24) + 1  # a number between low and high, with zeros behind
-    return coder.stream[: end + 1].tobytes()
+    state, stream, *_ = coder
+    end = state[PLACE]
+    stream[end] = (state[LOW] >> 24) + 1  # a number between low and high, with zeros behind
+    return stream[: end + 1].tobytes()
 
 
 def unpack(content):
     """The record in the bytes of a file. Raises ValueError if they are damaged, or of another program."""
     if not isinstance(content, (bytes, bytearray, memoryview)):
         raise ValueError("content has to be the bytes of a file")
-    content = bytes(content)
     stream = np.frombuffer(bytearray(content), np.uint8)  # can be written, like that of `pack`: one type, compiled once
-    return transfer_record(fresh_coder(stream, 0, 0xFFFFFFFF, int.from_bytes(content[:4].ljust(4, b"\0"), "big"), 4, 1))
+    value = int.from_bytes(bytes(content[:4]).ljust(4, b"\0"), "big")
+    return transfer_record(fresh_coder(stream, 0, 0xFFFFFFFF, value, 4, 1))
 
 
 # ---------------------------------------------------------------------------------------------- pictures
