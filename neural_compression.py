@@ -6,9 +6,9 @@ error. Then both are rounded to whole numbers, chosen by what they cost, and wri
 
 Run this file, look at the pictures in OUTPUT_DIR, edit a constant, run it again. From a notebook, the same in five calls:
 
-    targets, lapped = cut(pictures, width, height)
+    targets, gain = cut(pictures, width, height)
     codes, decoder = start(targets, latent_dim, seed)
-    codes, decoder, losses = train(targets, codes, decoder, epochs, lapped=lapped)
+    codes, decoder, losses = train(targets, codes, decoder, epochs, gain=gain)
     content = compress(pictures, codes, decoder, width, height, target_psnr)
     pictures = decompress(content)
 
@@ -25,6 +25,7 @@ from glob import escape, glob
 from inspect import getsource
 from io import StringIO
 from math import ceil, cos, hypot, inf, log2, log10, pi, sqrt
+from multiprocessing import get_context
 from numbers import Integral, Real
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -69,11 +70,11 @@ def run():
     # Patches are never larger than the largest picture.
     width = min(WIDTH, max(picture.shape[1] for picture in pictures))
     height = min(HEIGHT, max(picture.shape[0] for picture in pictures))
-    targets, lapped = cut(pictures, width, height)
+    targets, gain = cut(pictures, width, height)
     codes, decoder = start(targets, LATENT_DIM, SEED)
     say_sizes(targets, codes, LATENT_DIM)
 
-    codes, decoder, _ = train(targets, codes, decoder, EPOCHS, LEARNING_RATE, LOG_EVERY, lapped)
+    codes, decoder, _ = train(targets, codes, decoder, EPOCHS, LEARNING_RATE, LOG_EVERY, gain)
     content = compress(pictures, codes, decoder, width, height, TARGET_PSNR)
     decoded = decompress(content)
     write_results(folder, pictures, decoded, content)
@@ -295,13 +296,13 @@ def start(targets, latent_dim, seed):
     return np.insert(codes, latent_dim, 1, axis=1), np.zeros((latent_dim + 1, samples))
 
 
-def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10, lapped=0):
+def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10, gain=1.0):
     """Train codes and decoder, one step over all samples per epoch; Ctrl-C ends it after the current epoch.
 
     targets  (patches, samples), from 0 to 1
     codes    (patches, latent_dim + 1), the last number of each being 1, as from `start`
     decoder  (latent_dim + 1, samples), the bias in its last row
-    lapped   as from `cut`; with it, the losses are those of pictures, to 0.2 dB
+    gain     as from `cut`: with it, losses are those of pictures, to 0.2 dB
     Returns both, float32, and the loss before each epoch. Raises ValueError if an argument can't be used.
     """
     targets, codes, decoder = check_model(targets, codes, decoder)
@@ -310,9 +311,12 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10, lapp
     check("learning_rate", learning_rate, Real, 0.001, 2)
     load_kernels()
 
-    # How far a logit moves with its sample's vector depends on how long codes are.
+    # Where all is nearly the same grey, logits have only a little way to go: steps are small, so that few epochs suffice.
     patches, samples = targets.shape
     rows = len(decoder)
+    learning_rate *= min(1, 20 * sqrt(np.mean((targets - 0.5) ** 2, dtype=float)))
+
+    # How far a logit moves with its sample's vector depends on how long codes are.
     code_rate = CODE_RATE * learning_rate
     sample_rate = SAMPLE_RATE * learning_rate / sqrt(np.sum(np.square(codes, dtype=float)) / patches)
 
@@ -336,7 +340,7 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10, lapp
 
     losses = []
     total_weight = 0
-    scale = (LAPPED_GAIN if lapped else 1) / (patches * samples)
+    scale = gain / (patches * samples)
     began = perf_counter()
     with suppress(KeyboardInterrupt):
         for epoch in range(epochs):
@@ -573,7 +577,7 @@ class Record(NamedTuple):
     channels: int  # 1 for grey, 3 for colour
     width: int  # of a patch, as is the height
     height: int
-    lapped: int  # pixels on each side of a border that are lapped: see `lap`
+    lapped: int  # 1 if patches lap over into their neighbours: see `lap`
     cosines: int  # 1 if the decoder is expressed in `patch_bases`, 0 for pixels
     apart: int  # 1 if the components of the decoder are written one by one
     exponent: int  # the rounding step is 2^(exponent / STEPS)
@@ -589,7 +593,8 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     good as what was learned, to 0.05 dB, and pictures that training made exact stay so. If the target is out of reach, the file
     is nearly as good as can be, and a line says so. Raises ValueError if an argument can't be used.
     """
-    targets, lapped = cut(pictures, width, height)
+    targets, gain = cut(pictures, width, height)
+    lapped = int(gain > 1)
     targets, codes, decoder = check_model(targets, codes, decoder)
     if target_psnr is not None:
         check("target_psnr", target_psnr, Real, 1, 100)
@@ -688,7 +693,10 @@ def decode(record):
 def assemble(logits, shapes, width, height, lapped):
     """Pictures, uint8, of these shapes, from the logits of their patches."""
     outputs = 0.5 + np.tanh(logits / 2) / 2  # the sigmoid, by NumPy: the hyperbolic tangent never overflows
-    return [to_levels(unlap(picture, width, height, lapped)) for picture in join(outputs, shapes, width, height)]
+    pictures = join(outputs, shapes, width, height)
+    for picture in pictures if lapped else ():
+        unlap(picture, width, height)
+    return [to_levels(picture) for picture in pictures]
 
 
 def mean_squares(pictures, decoded):
@@ -828,7 +836,7 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
                 number = numbers[place] - base
                 size = abs(number)
                 guess = numbers[place - back] - base if back <= place else 0
-                trust = 2 * bit_length(run)
+                trust = 2 * min(run, 15)
                 plane = 256 * group + k
 
                 # Contexts of a length: the neighbours, and how many planes before had a number; the sizes in all planes near by
@@ -912,10 +920,10 @@ def transfer_record(coder, record=None):
     head = record and [VERSION, *record[:7], len(record.codes), len(record.shapes)]
     version, *head, count, pictures = transfer(coder, HEAD, [(10, 1, 1)], head).tolist()
     channels, width, height, lapped, cosines, apart, exponent = head
-    if version != VERSION or channels not in (1, 3) or abs(exponent) > 64 * STEPS or not {cosines, apart} <= {0, 1}:
+    if version != VERSION or channels not in (1, 3) or abs(exponent) > 64 * STEPS or not {lapped, cosines, apart} <= {0, 1}:
         raise ValueError("not a file of this version of the program")
     refusal = ValueError("the file announces more than it can hold")
-    if not (1 <= width < 2**28 > height >= 1 <= pictures <= MOST_PICTURES and 0 <= 2 * lapped <= min(width, height)):
+    if not (1 <= width < 2**28 > height >= 1 <= pictures <= MOST_PICTURES) or lapped and min(width, height) < 2 * REACH:
         raise refusal
     if cosines and max(width, height) > LARGEST_BASIS:
         raise refusal
@@ -1058,74 +1066,71 @@ def png(picture):
     return file
 
 
-STRETCH = 1.75  # lapped samples run from -1/4 to 5/4: some leave the range from 0 to 1
+REACH = 4  # pixels on each side of a border that are lapped
+STRETCH = 1.75  # lapped samples run from -3/8 to 11/8: some leave the range from 0 to 1
 POWER, GROWTH = 0.8, 1.15  # of the rotation in `lapping` (`tests/quality.py lapping`)
-LAPPED_GAIN = 1.735  # squared error of pictures for each of lapped targets, about: see `lapping`
 
 
-def lapping(reach):
-    """What `lap` does with the differences of `reach` pixels on either side of a border, (reach, reach)."""
+def lapping():
+    """What `lap` does with the differences of pixels across a border, (REACH, REACH)."""
     # The lapped orthogonal transform (Malvar 1990) is a rotation of these differences, the product of a DCT-II and a DCT-IV, with
-    # every other frequency negative. Its power is taken by its eigenvalues. GROWTH lets differences take more bits, since
-    # errors of what they become are spread over more pixels (Tran, Liang and Tu 2003).
-    frequencies = np.arange(reach) + 0.5
-    fourth = np.cos(pi / reach * np.outer(frequencies, frequencies)) * sqrt(2 / reach)
-    signs = 1 - 2 * (np.arange(reach) % 2)
-    values, vectors = np.linalg.eig(cosines(reach).T * signs @ fourth[:, ::-1])
+    # every other frequency negative. A part of it is better: its power, by its eigenvalues. GROWTH gives differences more bits, as
+    # errors of them are spread over more pixels (Tran, Liang and Tu 2003).
+    middles = np.arange(REACH) + 0.5
+    fourth = np.cos(pi / REACH * np.outer(middles, middles)) * sqrt(2 / REACH)
+    signs = (-1) ** np.arange(REACH)
+    values, vectors = np.linalg.eig(cosines(REACH).T * signs @ fourth[:, ::-1])
     return GROWTH * (vectors * values**POWER @ inv(vectors)).real
 
 
+LAPPING = lapping()
+
+
 def mix(picture, axis, size, matrix):
-    """Mix the pixels on both sides of each border between patches, in place, along an axis.
+    """Mix the pixels on both sides of the borders between patches of this size, in place, along an axis.
 
     With d the differences right - left of the pixels at the same distance from a border, from the border outwards, d becomes
     matrix @ d, while right + left stays.
     """
     lines = picture.swapaxes(0, axis)
-    reach = len(matrix)
-    borders = max(0, (len(lines) - reach) // size)  # those that have `reach` pixels on both sides
-    lefts = [lines[size - 1 - j :: size][:borders] for j in range(reach)]
-    rights = [lines[size + j :: size][:borders] for j in range(reach)]
+    borders = max(0, (len(lines) - REACH) // size)  # those that have REACH pixels on both sides
+    lefts = [lines[size - 1 - j :: size][:borders] for j in range(REACH)]
+    rights = [lines[size + j :: size][:borders] for j in range(REACH)]
     differences = np.stack(rights) - np.stack(lefts)
-    shifts = np.einsum("ij,j...->i...", (matrix - np.eye(reach)) / 2, differences)
+    shifts = np.einsum("ij,j...->i...", (matrix - np.eye(REACH)) / 2, differences)
     for left, right, shift in zip(lefts, rights, shifts):
         left -= shift
         right += shift
 
 
-def lap(picture, width, height, reach):
-    """Let patches lap over into their neighbours, in place, in a picture from 0 to 1, which then is squeezed to that range again."""
-    if reach:
-        mix(picture, 1, width, lapping(reach))
-        mix(picture, 0, height, lapping(reach))
-        picture -= 0.5
-        picture /= STRETCH
-        picture += 0.5
-        np.clip(picture, 0, 1, out=picture)
-    return picture
+def lap(picture, width, height):
+    """Let patches lap over into their neighbours, in place; the picture is from 0 to 1, and is squeezed to that range again."""
+    mix(picture, 1, width, LAPPING)
+    mix(picture, 0, height, LAPPING)
+    picture[:] = np.clip((picture - 0.5) / STRETCH + 0.5, 0, 1)
 
 
-def unlap(picture, width, height, reach):
+def unlap(picture, width, height):
     """The inverse of `lap`, in place, but for what was cut off at 0 and 1."""
-    if reach:
-        picture -= 0.5
-        picture *= STRETCH
-        picture += 0.5
-        mix(picture, 0, height, inv(lapping(reach)))
-        mix(picture, 1, width, inv(lapping(reach)))
-    return picture
+    picture[:] = (picture - 0.5) * STRETCH + 0.5
+    mix(picture, 0, height, inv(LAPPING))
+    mix(picture, 1, width, inv(LAPPING))
 
 
 def pays_to_lap(pictures, width, height):
-    """How many pixels to lap on either side of a border: 4, or 0 if patches have no room, no neighbours, or most is black or white."""
-    # Where a picture is black or white, the sigmoid saturates, and gives it back for few bits. Lapped, it would be neither.
-    extremes = sum(np.count_nonzero((picture < 3) | (picture > 252)) for picture in pictures)
-    room = min(width, height) >= 8 and any(picture.shape[0] > height or picture.shape[1] > width for picture in pictures)
-    return 4 if room and extremes <= sum(picture.size for picture in pictures) / 2 else 0
+    """Whether patches are to be lapped: if they have room, and neighbours, and gain by it."""
+    # Drawings, text and pixel art have few levels, and sharp edges between flat parts: lapped, they take up to 3 times the bytes. In
+    # photographs the eight most frequent levels make up to 0.6 of all samples, in the others more than 0.75 (`tests/quality.py lapping`).
+    counts = sum(np.bincount(picture.ravel(), minlength=256) for picture in pictures)
+    few_levels = np.sort(counts)[-8:].sum() > 0.7 * counts.sum()
+    alone = all(picture.shape[0] <= height and picture.shape[1] <= width for picture in pictures)
+    return not few_levels and not alone and min(width, height) >= 2 * REACH
 
 
 def cut(pictures, width, height):
-    """Targets, the patches of pictures, float32 (patches, samples), from 0 to 1; and how many pixels at their borders are lapped.
+    """Targets, the patches of pictures, float32 (patches, samples), from 0 to 1; and their gain.
+
+    The gain is the squared error of pictures for each of targets, about: 1 if patches are plain, more if they are lapped.
 
     pictures are a list of uint8 arrays, (height, width) or all (height, width, 3). They are filled up with their edges. The
     samples of a patch lie row by row, and the channels of a pixel next to each other. Raises ValueError if it is given
@@ -1139,15 +1144,24 @@ def cut(pictures, width, height):
     check("width", width, Integral, 1, 10**6)
     check("height", height, Integral, 1, 10**6)
 
+    gain = 1.0
     lapped = pays_to_lap(pictures, width, height)
+    if lapped:
+        # Half of what comes out of `unlap` at borders is sums, which stay, and half is differences. White noise is taken here.
+        noise = (1 + norm(inv(LAPPING)) ** 2 / REACH) / 2
+        for size in (width, height):
+            gain *= STRETCH * (1 - (1 - noise) * 2 * REACH / size)
+
     patches = []
     for picture in pictures:
         tall, wide = picture.shape[:2]
-        values = lap(picture.reshape(tall, wide, -1) / float32(255), width, height, lapped)
+        values = picture.reshape(tall, wide, -1) / float32(255)
+        if lapped:
+            lap(values, width, height)
         padded = np.pad(values, ((0, -tall % height), (0, -wide % width), (0, 0)), "edge")
         grid = padded.reshape(len(padded) // height, height, -1, width * padded.shape[2])
         patches.append(grid.swapaxes(1, 2).reshape(-1, height * width * padded.shape[2]))
-    return np.ascontiguousarray(np.concatenate(patches)), lapped
+    return np.ascontiguousarray(np.concatenate(patches)), gain
 
 
 def join(patches, shapes, width, height):
@@ -1314,14 +1328,20 @@ def report(folder, names, pictures, decoded, content):
     say(f"compressed.bin: {size} bytes, {8 * size / pixels:.3f} bits per pixel, {size / raw:.3f} of raw; all results are in {folder}")
 
 
-PRESSES = []  # how often Ctrl-C was pressed
+PRESSES = []  # what `note_ctrl_c` has noted
 
 
 def note_ctrl_c(number, frame):
-    """Note Ctrl-C: the program goes on to its results. A second press ends it."""
+    """Note Ctrl-C: `train` and `compress` then come to an end. A second press ends the program."""
     PRESSES.append(number)
     if len(PRESSES) > 1:
         raise KeyboardInterrupt
+
+
+KERNELS = [thing for thing in list(globals().values()) if hasattr(thing, "enable_caching")]
+MACHINE_CODE = HERE / "__pycache__"  # folder where numba keeps what it compiled
+FILES = f"{escape(Path(__file__).stem)}.*.nb[ci]"  # those of this program
+LOADED = []  # holds something as soon as `load_kernels` was called
 
 
 class Locator(InTreeCacheLocator):
@@ -1330,26 +1350,19 @@ class Locator(InTreeCacheLocator):
     # Kernels call each other, so the machine code of each is up to date as long as the text of all is, and the numbers and tables
     # that they use. It can only be loaded in a module of the same name.
     def get_source_stamp(self):
-        return kernel_text()
+        used = sorted({name for kernel in KERNELS for name in kernel.py_func.__code__.co_names if name.isupper()})
+        return "".join(getsource(kernel.py_func) for kernel in KERNELS) + repr([np.array(globals()[name]).tolist() for name in used])
 
     def get_disambiguator(self):
         return __name__
 
 
-KERNELS = [thing for thing in list(globals().values()) if hasattr(thing, "enable_caching")]
-LOADED = []  # holds something as soon as `load_kernels` was called
-
-
-def kernel_text():
-    """The text of all kernels, and the numbers and tables that they use."""
-    used = sorted({name for kernel in KERNELS for name in kernel.py_func.__code__.co_names if name.isupper()})
-    return "".join(getsource(kernel.py_func) for kernel in KERNELS) + repr([np.array(globals()[name]).tolist() for name in used])
-
-
 class Compiling(Listener):
     """Says once that numba compiles."""
 
-    said = False
+    def __init__(self):
+        self.said = False
+        self.output = sys.stdout
 
     def on_start(self, event):
         if not self.said:
@@ -1377,30 +1390,46 @@ def load_kernels():
     config.CACHE_LOCATOR_CLASSES = locators
 
     listener = Compiling()
-    listener.output = sys.stdout
     with install_listener("numba:compile", listener), redirect_stdout(StringIO()):
         try:
-            rehearse()
+            rehearse(listener)
         except Exception as error:
             if not any(frame.filename.endswith("caching.py") for frame in extract_tb(error.__traceback__)):
                 raise Refused(f"machine code: {error}") from None
-            # Machine code that can't be loaded is damaged.
-            for path in Path(__file__).parent.glob(f"__pycache__/{escape(Path(__file__).stem)}.*.nb[ci]"):
+            for path in MACHINE_CODE.glob(FILES):  # some of them can't be loaded: they are damaged
                 path.unlink(missing_ok=True)
-            rehearse()
+            rehearse(listener)
     if PRESSES:
         raise KeyboardInterrupt
 
 
-def rehearse():
+def rehearse(listener):
     """Do all that needs kernels for a picture of one pixel: then they are compiled, or loaded."""
-    picture = np.zeros((1, 1), np.uint8)
-    targets, _ = cut([picture], 1, 1)
-    codes, decoder = start(targets, 1, 0)
-    train(targets, codes, decoder, 1)
+    # On Linux a child process, which begins as a copy of this one, compiles half of them, if there are none. This process then
+    # loads what it has saved. In a notebook there may be threads, of which there can't be copies.
+    child = None
+    if __name__ == "__main__" and sys.platform == "linux" and not any(MACHINE_CODE.glob(FILES)):
+        child = get_context("fork").Process(target=compile_in_child, args=(listener,))
+        child.start()
+    one = np.ones((1, 1), float32)
+    train(one, np.ones((1, 2)), np.ones((2, 1)), 1)
+    if child:
+        child.join()
+    rehearse_file()
+
+
+def rehearse_file():
+    """The half of `rehearse` that can be done in a process of its own."""
     one = np.ones((1, 1), float32)
     choose(one, one, 1, 1, one, None)
     decode(unpack(pack(Record(1, 1, 1, 0, 0, 0, 0, np.array([[1, 1]]), np.int64(one), np.int64(one)))))
+
+
+def compile_in_child(listener):
+    """Compile in silence. What goes wrong here goes wrong in the parent again, which tells it."""
+    listener.said = True
+    with suppress(BaseException):
+        rehearse_file()
 
 
 def main():
@@ -1408,6 +1437,8 @@ def main():
     # A press that is ignored, as in the background jobs of a shell, stays ignored.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, note_ctrl_c)
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # if nobody reads any more, the program ends
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
     try:
