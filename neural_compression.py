@@ -33,6 +33,8 @@ from time import perf_counter
 from traceback import extract_tb
 from typing import NamedTuple
 
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while Python imports, Ctrl-C ends the program at once
 # Threads wait awake for the next epoch, and sleep soon after: so two runs at once don't take each other's cores.
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
@@ -387,7 +389,7 @@ def log_epoch(losses, epochs, log_every, seconds):
 STEPS = 64  # rounding steps to choose from, per factor of two: a step is 2^(exponent / STEPS)
 PRICE = 0.15  # squared error allowed per bit saved; 1 is what a number wrong by 1 adds (`tests/quality.py rounding`)
 PASSES = 3, 20  # least and most passes in which `choose` improves the numbers
-QUICK = 2  # passes of the first tries of a step
+QUICK = 1  # passes of the first tries of a step
 OWN_CODE = 16  # code of a patch that has a component of its own
 BUSY = 0.7  # how much the numbers of a vector count for its costs: see `bit_costs`
 ZERO_BELOW = 0.8  # cosines of the decoder below this become 0 (`tests/quality.py rounding`)
@@ -472,8 +474,8 @@ def bit_costs(numbers, price):
     # mean is that of the row, and it is larger in vectors that have more numbers than others (`tests/quality.py rounding`).
     means = np.mean(abs(numbers), axis=1, keepdims=True)
     used = np.count_nonzero(numbers, axis=0)
-    busy = BUSY * used / max(used.mean(), 1e-9) + 1 - BUSY
-    return float32(price * np.log2(1 + 1 / (means * busy)))
+    busy = float32(BUSY * used / max(used.mean(), 1e-9) + 1 - BUSY)
+    return float32(price) * np.log2(1 + 1 / (means * busy))
 
 
 @njit(forceinline=True, fastmath=True, error_model="numpy")
@@ -626,21 +628,25 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     quick = 4 if most > QUICK else 0
 
     # `good` is the coarsest exponent that has passed, `bad` the finest that has failed; nothing between them has been tried.
-    # What is kept in `best` has passed.
+    # What is kept in `best` has passed. The first exponent is a guess that suits photographs.
     best = None
-    exponent, stride, doubling = max(0, finest), 1, 0.8 * STEPS
-    good, bad, bad_loss, last, last_loss = -inf, inf, inf, 0, 0
+    exponent = max(round(STEPS * log2(16 * sqrt(allowed))) if allowed else 0, finest)
+    good, bad, last, last_loss = -inf, inf, exponent, 0
+    stride, doubling, enough = 1, 0.8 * STEPS, 0.97
     while bad - good > 1:
         passes = 0 if exponent == finest else QUICK if quick else most
         numbers = choose(codes, decoder, step_of(exponent), passes, targets, bases)
         record = Record(*head, exponent, shapes, *numbers)
         losses, loss = mean_squares(pictures, decode(record))
         say(f"rounding step {step_of(exponent):.4g}: {quality(loss)}")
+        if target_psnr and loss > allowed and exponent <= last - STEPS and loss > 0.9 * last_loss and numbers[0].size:
+            say(f"TARGET_PSNR {target_psnr} is out of reach: more EPOCHS or a larger LATENT_DIM would allow more")
+            allowed, enough, target_psnr = 1.05 * loss, 0.9, None
 
         # How far to go, in exponents: the logarithm of the loss is extrapolated from the last two tries. As measured on
         # photographs, half the loss takes some 0.8 halvings of the step. The aim is a little below what is allowed.
-        if 0 < min(loss, last_loss) < inf and abs(exponent - last) >= 8 and loss != last_loss:
-            doubling = np.clip(abs((exponent - last) / log2(loss / last_loss)), 0.3 * STEPS, 4 * STEPS)
+        if abs(exponent - last) >= 8 and 0 < min(loss, last_loss) and loss != last_loss:
+            doubling = np.clip(abs((exponent - last) / log2(loss / last_loss)), 0.3 * STEPS, 16 * STEPS)
         way = 2 * STEPS if loss == 0 else -2 * STEPS
         if min(loss, allowed) > 0:
             way = int(np.clip(doubling * log2((0.95 if quick else 0.985) * allowed / loss), -2 * STEPS, 2 * STEPS))
@@ -651,17 +657,14 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
             continue
 
         passed = loss <= allowed and not losses[exact].any()
-        if not passed and target_psnr and exponent <= bad - STEPS and loss > 0.97 * bad_loss and numbers[0].size:
-            say(f"TARGET_PSNR {target_psnr} is out of reach: more EPOCHS or a larger LATENT_DIM would allow more")
-            allowed, passed, stride, bad = 1.04 * loss, True, STEPS, inf
         if passed or exponent == finest:
             best, good = record, exponent
             way = max(way, stride)
         else:
-            bad, bad_loss = exponent, loss
+            bad = exponent
             way = min(way, -stride)
         stride *= 2
-        if best and (PRESSES or numbers[0].size == 0 or passed and loss > 0.97 * allowed > 0):
+        if best and (PRESSES or numbers[0].size == 0 or passed and loss > enough * allowed > 0):
             break
 
         # The stride doubles, so that flat stretches are passed. If it leads out of the interval, the middle is taken.
@@ -691,8 +694,12 @@ def decode(record):
 
 
 def assemble(logits, shapes, width, height, lapped):
-    """Pictures, uint8, of these shapes, from the logits of their patches."""
-    outputs = 0.5 + np.tanh(logits / 2) / 2  # the sigmoid, by NumPy: the hyperbolic tangent never overflows
+    """Pictures, uint8, of these shapes, from the logits of their patches, float64, which are overwritten."""
+    # The sigmoid of z is (1 + tanh(z / 2)) / 2. This never overflows, and needs no room but that of the logits.
+    logits /= 2
+    outputs = np.tanh(logits, out=logits)
+    outputs += 1
+    outputs /= 2
     pictures = join(outputs, shapes, width, height)
     for picture in pictures if lapped else ():
         unlap(picture, width, height)
@@ -1107,12 +1114,17 @@ def lap(picture, width, height):
     """Let patches lap over into their neighbours, in place; the picture is from 0 to 1, and is squeezed to that range again."""
     mix(picture, 1, width, LAPPING)
     mix(picture, 0, height, LAPPING)
-    picture[:] = np.clip((picture - 0.5) / STRETCH + 0.5, 0, 1)
+    picture -= 0.5
+    picture /= STRETCH
+    picture += 0.5
+    np.clip(picture, 0, 1, out=picture)
 
 
 def unlap(picture, width, height):
     """The inverse of `lap`, in place, but for what was cut off at 0 and 1."""
-    picture[:] = (picture - 0.5) * STRETCH + 0.5
+    picture -= 0.5
+    picture *= STRETCH
+    picture += 0.5
     mix(picture, 0, height, inv(LAPPING))
     mix(picture, 1, width, inv(LAPPING))
 
@@ -1434,13 +1446,8 @@ def compile_in_child(listener):
 
 def main():
     """Run the program. Returns the exit status: 0, 2 after a mistake, 130 after Ctrl-C."""
-    # A press that is ignored, as in the background jobs of a shell, stays ignored.
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, note_ctrl_c)
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # if nobody reads any more, the program ends
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")
+        sys.stdout.reconfigure(errors="replace")  # names of files can hold what can't be printed
     try:
         if sys.argv[1:]:
             raise Refused("takes no arguments: edit the constants at the top of the file, and run it again")
@@ -1455,4 +1462,8 @@ def main():
 
 
 if __name__ == "__main__":
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # a press that is ignored, as in the background of a shell, stays ignored
+        signal.signal(signal.SIGINT, note_ctrl_c)
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # if nobody reads any more, the program ends
     sys.exit(main())
