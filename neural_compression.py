@@ -1,18 +1,11 @@
 """Image compression by latent-code optimisation.
 
-Pictures are cut into patches. Each patch gets a small vector of its own, its latent code; one decoder, shared by all patches,
-turns a code into samples: a linear map with a bias, then a sigmoid. Training moves both by gradient descent on the mean squared
-error. Then both are rounded to whole numbers, chosen by what they cost, and written to a file by an entropy coder.
+Pictures are cut into patches. Each gets a small vector of its own, its latent code; one decoder, shared by all, turns a code
+into samples: a linear map with a bias, then a sigmoid. Training moves both by gradient descent on the mean squared error. Then
+both are rounded to whole numbers, chosen by what they cost, and written to a file by an entropy coder.
 
-Run this file, look at the pictures in OUTPUT_DIR, edit a constant, run it again. From a notebook, the same in five calls:
-
-    targets, gain = cut(pictures, width, height)
-    codes, decoder = start(targets, latent_dim, seed)
-    codes, decoder, losses = train(targets, codes, decoder, epochs, gain=gain)
-    content = compress(pictures, codes, decoder, width, height, target_psnr)
-    pictures = decompress(content)
-
-Left out are deeper decoders, prediction of a patch from its neighbours, and transparency.
+Run this file, look at the pictures in OUTPUT_DIR, edit a constant, run it again. From a notebook, the same in five calls: cut,
+start, train, compress and decompress, as in `run`. Left out are deeper decoders, prediction between patches, and transparency.
 """
 
 import os
@@ -28,22 +21,20 @@ from math import ceil, cos, hypot, inf, log2, log10, pi, sqrt
 from multiprocessing import get_context
 from numbers import Integral, Real
 from pathlib import Path
-from tempfile import TemporaryFile
 from time import perf_counter
 from traceback import extract_tb
 from typing import NamedTuple
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # while Python imports, Ctrl-C ends the program at once
-# Threads wait awake for the next epoch, and sleep soon after: so two runs at once don't take each other's cores.
-os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # threads wait awake for the next epoch, and sleep soon after
 
 import numpy as np
 from numba import config, get_thread_id, njit, prange
 from numba.core.caching import InTreeCacheLocator
 from numba.core.event import Listener, install_listener
 from numpy import float32
-from numpy.linalg import eigh, inv, norm, svd
+from numpy.linalg import eig, eigh, inv, norm, svd
 
 WIDTH = 256  # width of a pattern, and of the patches that pictures are cut into, in pixels
 HEIGHT = 256  # height of both
@@ -80,7 +71,7 @@ def run():
     content = compress(pictures, codes, decoder, width, height, TARGET_PSNR)
     decoded = decompress(content)
     write_results(folder, pictures, decoded, content)
-    report(folder, names, pictures, decoded, content)
+    report(folder, names, pictures, decoded, content, TARGET_PSNR)
 
 
 # ---------------------------------------------------------------------------------------------- learning
@@ -216,17 +207,18 @@ def train_tile(vectors, mean, square, short, targets, room, short_gradient, rate
 
 
 @njit(parallel=True, fastmath=True, error_model="numpy")
-def train_epoch(vectors, mean, square, short, short_mean, short_square, targets, rooms, gradients, errors, long_rate, short_rate,
-                share):
+def train_epoch(vectors, mean, square, short_vectors, short_mean, short_square, targets, rooms, gradients, errors,
+                long_rate, short_rate, share):
     """One epoch, in place: both sides move. Returns the squared error. Threads share out the tiles of the long side.
 
     vectors, mean, square  float32 (tiles, ...): the long side, see `with_moments`
-    short, ...             the same of the short side, without tiles
+    short_vectors, ...     the same of the short side, in one tile
     targets                float32 (tiles, vectors of the short side, TILE)
     rooms, gradients       float32 (threads, rows + 4, TILE) and (tiles, rows + 2, count), overwritten
     errors                 float32 (tiles), overwritten
     rates, share           see `adam`
     """
+    short = short_vectors[0]
     for tile in prange(len(vectors)):
         errors[tile] = train_tile(vectors[tile], mean[tile], square[tile], short, targets[tile], rooms[get_thread_id()],
                                   gradients[tile], long_rate, share)
@@ -239,7 +231,7 @@ def train_epoch(vectors, mean, square, short, short_mean, short_square, targets,
         for k in range(len(short)):
             for n in range(short.shape[1]):
                 gradients[0, k, n] += gradients[tile, k, n]
-    adam(short, gradients[0], short_mean, short_square, short_rate, share)
+    adam(short, gradients[0], short_mean[0], short_square[0], short_rate, share)
     return squared_error
 
 
@@ -287,14 +279,17 @@ def start(targets, latent_dim, seed):
         # whatever their order: so the number of threads changes nothing.
         clipped = np.clip(targets, 0.02, 0.98)
         logits = np.log(clipped / (1 - clipped))
-        logits = np.rint(1024 * (logits - logits.mean(axis=0, dtype=float)))
+        logits -= logits.mean(axis=0)
+        logits = np.rint(1024 * np.float64(logits))
         if patches <= samples:
             codes = eigh(logits @ logits.T)[1][:, -latent_dim:]
         else:
             codes = logits @ eigh(logits.T @ logits)[1][:, -latent_dim:]
-        # The numbers get a mean square of 1, like the 1 behind them, and a little noise, so that all of them learn.
-        codes = np.rint(1024 * sqrt(patches) / np.maximum(norm(codes, axis=0), 1e-3) * codes) / 1024
-        codes += 0.01 * np.random.default_rng(seed).standard_normal(codes.shape)
+        # The numbers get a mean square of 1, like the 1 behind them, and a little noise, so that all of them learn. They are
+        # rounded, since the last digits of eigenvectors do depend on threads.
+        codes *= sqrt(patches) / np.maximum(norm(codes, axis=0), 1e-3)
+        noise = np.random.default_rng(seed).standard_normal(codes.shape)
+        codes = np.rint(1024 * codes) / 1024 + 0.01 * noise
     return np.insert(codes, latent_dim, 1, axis=1), np.zeros((latent_dim + 1, samples))
 
 
@@ -316,29 +311,25 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10, gain
     # Where all is nearly the same grey, logits have only a little way to go: steps are small, so that few epochs suffice.
     patches, samples = targets.shape
     rows = len(decoder)
-    learning_rate *= min(1, 20 * sqrt(np.mean((targets - 0.5) ** 2, dtype=float)))
+    contrast = sqrt(np.mean((targets - 0.5) ** 2, dtype=float))
+    learning_rate *= min(1, 20 * contrast)
 
-    # How far a logit moves with its sample's vector depends on how long codes are.
-    code_rate = CODE_RATE * learning_rate
-    sample_rate = SAMPLE_RATE * learning_rate / sqrt(np.sum(np.square(codes, dtype=float)) / patches)
-
-    # A code's last number, the 1, isn't learned. What is filled up has vectors of 0, and on the long side targets of 1/2: no
-    # error, so it never moves.
+    # How far a logit moves with its sample's vector depends on how long codes are. A code's last number, the 1, isn't learned.
+    code_length = sqrt(np.sum(np.square(codes, dtype=float)) / patches)
+    sides = [(codes.T, rows - 1, CODE_RATE * learning_rate), (decoder, rows, SAMPLE_RATE * learning_rate / code_length)]
     if patches > samples:
-        code_side = long_side = with_moments(codes.T, rows - 1, TILE)
-        sample_side = short_side = with_moments(decoder, rows, samples + -samples % 4)
-        long_rate, short_rate = code_rate, sample_rate
         targets = targets.T
     else:
-        code_side = short_side = with_moments(codes.T, rows - 1, patches + -patches % 4)
-        sample_side = long_side = with_moments(decoder, rows, TILE)
-        long_rate, short_rate = sample_rate, code_rate
+        sides.reverse()
+    (long, long_learned, long_rate), (short, short_learned, short_rate) = sides
+
+    # What is filled up has vectors of 0, and on the long side targets of 1/2: no error, so it never moves.
+    long_side = with_moments(long, long_learned, TILE)
+    short_side = with_moments(short, short_learned, len(targets) + -len(targets) % 4)
     targets = tiled(targets, TILE, 0.5)
-    tiles = len(targets)
-    short = [array[0] for array in short_side]
     rooms = aligned_zeros(config.NUMBA_NUM_THREADS, rows + 4, TILE)
-    gradients = aligned_zeros(tiles, rows + 2, short[0].shape[1])
-    errors = np.zeros(tiles, float32)
+    gradients = aligned_zeros(len(targets), rows + 2, short_side[0].shape[2])
+    errors = np.zeros(len(targets), float32)
 
     losses = []
     total_weight = 0
@@ -353,15 +344,16 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10, gain
             falling = (1 + cos(pi * epoch / epochs)) / 2
             beta = falling * BETAS[0] + (1 - falling) * BETAS[1]
             total_weight = 1 + beta * total_weight
-            squared_error = train_epoch(*long_side, *short, targets, rooms, gradients, errors, falling * long_rate,
-                                        falling * short_rate, 1 / total_weight)
+            rates = falling * long_rate, falling * short_rate
+            squared_error = train_epoch(*long_side, *short_side, targets, rooms, gradients, errors, *rates, 1 / total_weight)
             losses.append(scale * squared_error)
             log_epoch(losses, epochs, log_every, perf_counter() - began)
             if PRESSES:
                 say(f"Ctrl-C: training ends after epoch {epoch + 1}")
                 break
     # The vectors of a side are its first array, in tiles.
-    codes, decoder = (np.concatenate(side[0], axis=1) for side in (code_side, sample_side))
+    vectors = [np.concatenate(side[0], axis=1) for side in (long_side, short_side)]
+    codes, decoder = vectors if patches > samples else reversed(vectors)
     return codes[:, :patches].T, decoder[:, :samples], losses
 
 
@@ -402,7 +394,8 @@ def components(codes, decoder, apart):
         # Each patch has a component of its own. Then a row of the decoder is the logits of one patch / OWN_CODE, and what
         # repeats in a picture repeats in the file. Logits are clipped: beyond -8 and 8 they are black or white in 8 bits.
         # OWN_CODE cancels out, but it has to be above 8, so that the code doesn't round to 0 before the decoder does.
-        return OWN_CODE * np.eye(len(codes)), np.clip(codes @ decoder, -8, 8) / OWN_CODE
+        logits = np.clip(codes @ decoder, -8, 8)
+        return OWN_CODE * np.eye(len(codes)), logits / OWN_CODE
 
     # Otherwise components are those of the singular value decomposition of the logits, so that most of the bits are in few of
     # them. The rows of the decoder get a length of 1. Only the lengths and angles of codes matter for them, so a small matrix
@@ -431,7 +424,8 @@ def choose(codes, decoder, step, passes, targets, bases):
     # To the squared error of the outputs, 1 more adds about step^2 times the mean square of the sigmoid's slope, here that
     # at the targets. PRICE times as much is allowed per bit saved. The 1e-4 is for pictures in black and white, which have
     # no slope.
-    price = PRICE * step**2 * np.mean((targets - targets**2) ** 2 + 1e-4)
+    slopes = targets - targets**2
+    price = PRICE * step**2 * np.mean(slopes**2 + 1e-4)
     targets_by_sample = np.ascontiguousarray(targets.T)
     for _ in range(passes):
         # The codes move, while the decoder stays.
@@ -544,7 +538,8 @@ def move(numbers, units, targets, costs):
 
 def cosines(size):
     """Cosines of rising frequency, orthonormal (size, size): the discrete cosine transform, type 2."""
-    rows = np.cos(pi * np.arange(size)[:, None] * (np.arange(size) + 0.5) / size)
+    places = np.arange(size)
+    rows = np.cos(pi / size * np.outer(places, places + 0.5))
     return rows / norm(rows, axis=1, keepdims=True)
 
 
@@ -598,29 +593,40 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     targets, gain = cut(pictures, width, height)
     lapped = int(gain > 1)
     targets, codes, decoder = check_model(targets, codes, decoder)
+    if targets.size > MOST_SAMPLES or len(pictures) > MOST_PICTURES:
+        raise Refused(f"a file has to hold at most {MOST_SAMPLES} samples, and {MOST_PICTURES} pictures")
     if target_psnr is not None:
         check("target_psnr", target_psnr, Real, 1, 100)
     load_kernels()
 
     # Pictures that training made exact have to stay exact, unless training surpassed the target, which gives room.
     full_shapes = [picture.shape for picture in pictures]
-    shapes = np.array([shape[:2] for shape in full_shapes])
     learned = assemble(np.float64(codes) @ decoder, full_shapes, width, height, lapped)
     losses, loss = mean_squares(pictures, learned)
-    allowed = 1.01 * loss if target_psnr is None else 10 ** (-float(target_psnr) / 10)
-    exact = losses == 0 if loss >= allowed or target_psnr is None else losses < 0
+    exact = losses == 0
+    if target_psnr is None:
+        allowed = 1.01 * loss
+    else:
+        allowed = 10 ** (-float(target_psnr) / 10)
+        exact &= loss >= allowed
 
     # What the decoder has to know is a number in the file: see `Record`.
     channels = targets.shape[1] // (width * height)
     in_cosines = int(len(targets) > len(pictures) and max(width, height) <= LARGEST_BASIS)
     apart = int(len(targets) <= min(decoder.shape))
     head = channels, width, height, lapped, in_cosines, apart
+    shapes = np.array([shape[:2] for shape in full_shapes])
     bases = patch_bases(width, height, channels) if in_cosines else None
 
     # At the finest step, the longest row of codes is 2^22 steps long: float32 holds such whole numbers. It is the last
-    # resort, so there is no choosing either. The 1e-9 is for codes that are all 0.
+    # resort, so there is no choosing either. The 1e-9 is for codes that are all 0. The first step is a guess for photographs.
     codes, decoder = components(codes, decoder, apart)
     finest = ceil(STEPS * log2(norm(codes, axis=1).max() / 2**22 + 1e-9))
+    exponent = finest
+    if allowed > 0:
+        exponent = max(finest, round(STEPS * log2(16 * sqrt(allowed))))
+    elif finest < 0:
+        exponent = 0
 
     # More passes of choosing make smaller files; large pictures get fewer of them. Choosing trades error for bits, so there
     # is none where all has to be exact. The first tries have few passes, and only say where to go on.
@@ -628,51 +634,73 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     quick = 4 if most > QUICK else 0
 
     # `good` is the coarsest exponent that has passed, `bad` the finest that has failed; nothing between them has been tried.
-    # What is kept in `best` has passed. The first exponent is a guess that suits photographs.
+    # What is kept in `best` has passed.
     best = None
-    exponent = max(round(STEPS * log2(16 * sqrt(allowed))) if allowed else 0, finest)
-    good, bad, last, last_loss = -inf, inf, exponent, 0
-    stride, doubling, enough = 1, 0.8 * STEPS, 0.97
+    good, bad = -inf, inf
+    stride, enough = 1, 0.97
+    tries = []
     while bad - good > 1:
-        passes = 0 if exponent == finest else QUICK if quick else most
+        passes = QUICK if quick else most
+        if exponent == finest:
+            passes = quick = 0
         numbers = choose(codes, decoder, step_of(exponent), passes, targets, bases)
+        empty = numbers[0].size == 0
         record = Record(*head, exponent, shapes, *numbers)
         losses, loss = mean_squares(pictures, decode(record))
         say(f"rounding step {step_of(exponent):.4g}: {quality(loss)}")
-        if target_psnr and loss > allowed and exponent <= last - STEPS and loss > 0.9 * last_loss and numbers[0].size:
-            say(f"TARGET_PSNR {target_psnr} is out of reach: more EPOCHS or a larger LATENT_DIM would allow more")
-            allowed, enough, target_psnr = 1.05 * loss, 0.9, None
 
-        # How far to go, in exponents: the logarithm of the loss is extrapolated from the last two tries. As measured on
-        # photographs, half the loss takes some 0.8 halvings of the step. The aim is a little below what is allowed.
-        if abs(exponent - last) >= 8 and 0 < min(loss, last_loss) and loss != last_loss:
-            doubling = np.clip(abs((exponent - last) / log2(loss / last_loss)), 0.3 * STEPS, 16 * STEPS)
-        way = 2 * STEPS if loss == 0 else -2 * STEPS
-        if min(loss, allowed) > 0:
-            way = int(np.clip(doubling * log2((0.95 if quick else 0.985) * allowed / loss), -2 * STEPS, 2 * STEPS))
-        last, last_loss = exponent, loss
-        if quick and exponent > finest:
+        # If an octave finer makes little difference, the target is out of reach. What is nearly as good is taken then.
+        if tries and target_psnr and not empty and loss > max(allowed, 0.9 * tries[-1][1]) and exponent <= tries[-1][0] - STEPS:
+            say(f"TARGET_PSNR {target_psnr} is out of reach: more EPOCHS or a larger LATENT_DIM would allow more")
+            allowed = 1.06 * loss
+            enough = 0.95
+            target_psnr = None
+        tries.append((exponent, loss))
+
+        # The aim is a little below what is allowed; more so, if fewer passes have left a smaller loss than all of them will.
+        if quick:
+            way = distance(tries, 0.95 * allowed)
             quick = quick - 1 if abs(way) > STEPS // 8 else 0
             exponent = max(finest, exponent + way)
             continue
 
+        way = distance(tries, 0.985 * allowed)
         passed = loss <= allowed and not losses[exact].any()
         if passed or exponent == finest:
-            best, good = record, exponent
+            best = record
+            good = exponent
             way = max(way, stride)
         else:
             bad = exponent
             way = min(way, -stride)
-        stride *= 2
-        if best and (PRESSES or numbers[0].size == 0 or passed and loss > enough * allowed > 0):
+        if best and (PRESSES or empty or passed and loss > enough * allowed > 0):
             break
 
         # The stride doubles, so that flat stretches are passed. If it leads out of the interval, the middle is taken.
+        stride *= 2
         exponent = max(finest, exponent + way)
         if not good < exponent < bad:
             exponent = (good + bad) // 2
     say(f"rounding step {step_of(best.exponent):.4g} is taken")
     return pack(best)
+
+
+def distance(tries, aim):
+    """How many exponents to go from the last of some tries, (exponent, loss), for a loss of `aim`; at most two octaves."""
+    exponent, loss = tries[-1]
+    if loss == 0:
+        return 2 * STEPS
+    if aim == 0:
+        return -2 * STEPS
+    # The logarithm of the loss is extrapolated from the last try that is far enough away. Otherwise, as measured on photographs,
+    # half the loss takes some 0.8 halvings of the step.
+    halving = 0.8 * STEPS
+    for other, other_loss in tries:
+        if abs(exponent - other) >= 8 and other_loss not in (0, loss):
+            slope = log2(loss / other_loss) / (exponent - other)
+            halving = np.clip(1 / abs(slope), 0.3 * STEPS, 16 * STEPS)
+    way = halving * log2(aim / loss)
+    return int(np.clip(way, -2 * STEPS, 2 * STEPS))
 
 
 def decompress(content):
@@ -689,7 +717,8 @@ def decode(record):
     bases = patch_bases(record.width, record.height, record.channels) if record.cosines else None
     codes = step_of(record.exponent) * record.codes / row_lengths(record.codes)
     logits = codes.T @ turn_back(record.decoder, bases)
-    shapes = [(*shape, 3) if record.channels == 3 else tuple(shape) for shape in record.shapes.tolist()]
+    colour = (3,) if record.channels == 3 else ()
+    shapes = [(*shape, *colour) for shape in record.shapes]
     return assemble(logits, shapes, record.width, record.height, record.lapped)
 
 
@@ -708,8 +737,12 @@ def assemble(logits, shapes, width, height, lapped):
 
 def mean_squares(pictures, decoded):
     """Mean squared error of each picture, and of all samples together, black and white being 1 apart."""
-    losses = [np.mean(((a - float32(b)) / 255) ** 2, dtype=float) for a, b in zip(pictures, decoded)]
-    return np.array(losses), np.average(losses, weights=[picture.size for picture in pictures])
+    losses = []
+    for picture, output in zip(pictures, decoded):
+        error = (picture - float32(output)) / 255
+        losses.append(np.mean(error**2, dtype=float))
+    sizes = [picture.size for picture in pictures]
+    return np.array(losses), np.average(losses, weights=sizes)
 
 
 # ---------------------------------------------------------------------------------------------- the file
@@ -826,7 +859,8 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
     run = recent = 0
     for row in range(rows):
         for column in range(columns):
-            totals_near = 2 * totals[row + 1, column] + totals[row, column] + 2 * totals[row, column + 1] + totals[row, column + 2]
+            totals_near = 2 * totals[row + 1, column] + totals[row, column]
+            totals_near += 2 * totals[row, column + 1] + totals[row, column + 2]
             total = used = before = signs = 0
             for k in range(count):
                 if state[PLACE] > len(stream) + 3:  # the file was cut off: see `transfer`
@@ -839,7 +873,8 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
                 base = median if gains[k] > 0 else 0
                 left -= base
                 above -= base
-                near = 2 * abs(left) + 2 * abs(above) + abs(corner - base) + abs(right - base)
+                near = 2 * (abs(left) + abs(above))
+                near += abs(corner - base) + abs(right - base)
                 number = numbers[place] - base
                 size = abs(number)
                 guess = numbers[place - back] - base if back <= place else 0
@@ -848,8 +883,10 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
 
                 # Contexts of a length: the neighbours, and how many planes before had a number; the sizes in all planes near by
                 # and here; the sizes in this plane near by, and in those before; and what is guessed, with how often that was right.
-                contexts[0] = ((3 * plane + min(abs(left), 2)) * 3 + min(abs(above), 2)) * 5 + min(bit_length(used), 4)
-                contexts[1] = ((16 * group + bit_length(k)) * 32 + bit_length(totals_near + 2 * total)) * 32 + bit_length(before)
+                neighbours = 3 * min(abs(left), 2) + min(abs(above), 2)
+                contexts[0] = (9 * plane + neighbours) * 5 + min(bit_length(used), 4)
+                sizes = 32 * bit_length(totals_near + 2 * total) + bit_length(before)
+                contexts[1] = (16 * group + bit_length(k)) * 1024 + sizes
                 contexts[2] = 32 * plane + bit_length(near + 3 * before)
                 length = 0
                 more = 1
@@ -903,13 +940,18 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
 
 def fresh_coder(stream, *state):
     """What `transfer_planes` needs, before it has learned anything."""
-    return np.array(state), stream, np.tile([32768, 0], (4, CONTEXTS, 1)), np.full((SIGN + 1, 4), 20000), np.zeros(2**18, int)
+    chances = np.tile(np.int64([32768, 0]), (4, CONTEXTS, 1))
+    weights = np.full((SIGN + 1, 4), 20000, np.int64)
+    found = np.zeros(2**18, np.int64)
+    return np.int64(state), stream, chances, weights, found
 
 
 def transfer(coder, group, shapes, numbers=None):
     """Write arrays of these shapes, or read them if no numbers are given. Returns their numbers, one array after the other."""
     sizes = [rows * columns * planes for rows, columns, planes in shapes]
-    numbers = np.zeros(sum(sizes), np.int64) if numbers is None else np.array(numbers, np.int64).ravel()
+    if numbers is None:
+        numbers = np.zeros(sum(sizes))
+    numbers = np.array(numbers, np.int64).ravel()
     state, stream, *_, found = coder
     found[:] = 0
     first = 0
@@ -927,33 +969,37 @@ def transfer_record(coder, record=None):
     head = record and [VERSION, *record[:7], len(record.codes), len(record.shapes)]
     version, *head, count, pictures = transfer(coder, HEAD, [(10, 1, 1)], head).tolist()
     channels, width, height, lapped, cosines, apart, exponent = head
-    if version != VERSION or channels not in (1, 3) or abs(exponent) > 64 * STEPS or not {lapped, cosines, apart} <= {0, 1}:
+    flags = {lapped, cosines, apart}
+    if version != VERSION or channels not in (1, 3) or not flags <= {0, 1} or abs(exponent) > 64 * STEPS:
         raise ValueError("not a file of this version of the program")
     refusal = ValueError("the file announces more than it can hold")
-    if not (1 <= width < 2**28 > height >= 1 <= pictures <= MOST_PICTURES) or lapped and min(width, height) < 2 * REACH:
+    least, most = sorted([width, height])
+    if least < 1 or most > MOST_SAMPLES or not 1 <= pictures <= MOST_PICTURES:
         raise refusal
-    if cosines and max(width, height) > LARGEST_BASIS:
+    if lapped and least < 2 * REACH or cosines and most > LARGEST_BASIS:
         raise refusal
 
-    shapes = transfer(coder, HEAD, [(pictures, 2, 1)], record and record.shapes).reshape(-1, 2)
-    if not 1 <= shapes.min() <= shapes.max() < 2**28:
+    shapes = transfer(coder, HEAD, [(pictures, 2, 1)], record and record.shapes)
+    shapes = shapes.reshape(pictures, 2)
+    if shapes.min() < 1 or shapes.max() > MOST_SAMPLES:
         raise refusal
     grids = [(-(-tall // height), -(-wide // width), count) for tall, wide in shapes.tolist()]
     patches = sum(rows * columns for rows, columns, _ in grids)
     samples = width * height * channels
-    # No number takes less than 1/2048 of a bit, since no chance is above 1 - 1/2048.
-    most = MOST_SAMPLES if record else 2**14 * len(coder[1])
-    if patches * samples > MOST_SAMPLES or not 0 <= count <= min(patches, samples) or count * (patches + samples) > most:
+    if patches * samples > MOST_SAMPLES or not 0 <= count <= min(patches, samples):
         raise refusal
-    if count == 0:
-        return Record(*head, shapes, np.zeros((0, patches), int), np.zeros((0, samples), int))
+    # A number takes 1/2048 of a bit at least, since no chance is above 1 - 1/2048.
+    if record is None and count * (patches + samples) > 2**14 * len(coder[1]):
+        raise refusal
 
-    layers = count if apart else 1
+    layers = max(count, 1) if apart else 1
     codes = transfer(coder, CODES, grids, record and record.codes.T)
-    planes = record and record.decoder.reshape(layers, -1, height, width, channels).transpose(0, 2, 3, 4, 1)
-    planes = transfer(coder, DECODER, layers * [(height, width, channels * count // layers)], planes)
-    decoder = planes.reshape(layers, height, width, channels, -1).transpose(0, 4, 1, 2, 3)
-    return Record(*head, shapes, codes.reshape(patches, count).T, decoder.reshape(count, samples))
+    codes = codes.reshape(patches, count).T
+    # In the file, the components of a sample stand together, as the planes of a picture; in the record, the samples of a component.
+    decoder = record and record.decoder.reshape(layers, count // layers, height, width, channels).transpose(0, 2, 3, 4, 1)
+    decoder = transfer(coder, DECODER, layers * [(height, width, channels * count // layers)], decoder)
+    decoder = decoder.reshape(layers, height, width, channels, count // layers).transpose(0, 4, 1, 2, 3)
+    return Record(*head, shapes, codes, decoder.reshape(count, samples))
 
 
 def pack(record):
@@ -983,20 +1029,23 @@ def unpack(content):
 
 def radial(x, y, width, height):
     """Brightness falls from 1 in the centre to 0 in a corner."""
-    return 1 - np.hypot(x - width / 2, y - height / 2) / hypot(width / 2, height / 2)
+    across, down = width / 2, height / 2
+    return 1 - np.hypot(x - across, y - down) / hypot(across, down)
 
 
 def sine(x, y, width, height):
     """Product of two sine waves, SINE_FREQUENCY periods along each side."""
     check("SINE_FREQUENCY", SINE_FREQUENCY, Real, -1e9, 1e9)
-    across, down = np.sin(2 * pi * SINE_FREQUENCY * np.array([x / width, y / height]))
-    return (1 + across * down) / 2
+    turn = 2 * pi * SINE_FREQUENCY
+    return (1 + np.sin(turn * x / width) * np.sin(turn * y / height)) / 2
 
 
 def checkerboard(x, y, width, height):
     """CHECKER_SQUARES along each side, white at the top left."""
     check("CHECKER_SQUARES", CHECKER_SQUARES, Real, -1e9, 1e9)
-    return (x * CHECKER_SQUARES // width + y * CHECKER_SQUARES // height) % 2 == 0
+    column = x * CHECKER_SQUARES // width
+    row = y * CHECKER_SQUARES // height
+    return (row + column) % 2 == 0
 
 
 PATTERNS = {"radial": radial, "sine": sine, "checkerboard": checkerboard}
@@ -1067,9 +1116,12 @@ def png(picture):
     size = width.to_bytes(4, "big") + height.to_bytes(4, "big")
     colour_type = b"\2" if picture.ndim == 3 else b"\0"
     lines = np.insert(picture.reshape(height, -1), 0, 0, axis=1)  # each begins with a 0: no filter
+    chunks = b"IHDR" + size + b"\x08" + colour_type + b"\0\0\0", b"IDAT" + zlib.compress(lines), b"IEND"
     file = b"\x89PNG\r\n\x1a\n"
-    for chunk in (b"IHDR" + size + b"\x08" + colour_type + b"\0\0\0", b"IDAT" + zlib.compress(lines), b"IEND"):
-        file += (len(chunk) - 4).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    for chunk in chunks:
+        length = len(chunk) - 4
+        checksum = zlib.crc32(chunk)
+        file += length.to_bytes(4, "big") + chunk + checksum.to_bytes(4, "big")
     return file
 
 
@@ -1083,11 +1135,12 @@ def lapping():
     # The lapped orthogonal transform (Malvar 1990) is a rotation of these differences, the product of a DCT-II and a DCT-IV, with
     # every other frequency negative. A part of it is better: its power, by its eigenvalues. GROWTH gives differences more bits, as
     # errors of them are spread over more pixels (Tran, Liang and Tu 2003).
-    middles = np.arange(REACH) + 0.5
-    fourth = np.cos(pi / REACH * np.outer(middles, middles)) * sqrt(2 / REACH)
-    signs = (-1) ** np.arange(REACH)
-    values, vectors = np.linalg.eig(cosines(REACH).T * signs @ fourth[:, ::-1])
-    return GROWTH * (vectors * values**POWER @ inv(vectors)).real
+    places = np.arange(REACH)
+    fourth = np.cos(pi / REACH * np.outer(places + 0.5, places + 0.5)) * sqrt(2 / REACH)
+    rotation = cosines(REACH).T * (-1) ** places @ fourth[:, ::-1]
+    values, vectors = eig(rotation)
+    power = vectors * values**POWER @ inv(vectors)
+    return GROWTH * power.real
 
 
 LAPPING = lapping()
@@ -1104,10 +1157,10 @@ def mix(picture, axis, size, matrix):
     lefts = [lines[size - 1 - j :: size][:borders] for j in range(REACH)]
     rights = [lines[size + j :: size][:borders] for j in range(REACH)]
     differences = np.stack(rights) - np.stack(lefts)
-    shifts = np.einsum("ij,j...->i...", (matrix - np.eye(REACH)) / 2, differences)
-    for left, right, shift in zip(lefts, rights, shifts):
-        left -= shift
-        right += shift
+    changes = np.einsum("ij,j...->i...", matrix - np.eye(REACH), differences)
+    for left, right, change in zip(lefts, rights, changes):
+        left -= change / 2
+        right += change / 2
 
 
 def lap(picture, width, height):
@@ -1135,8 +1188,9 @@ def pays_to_lap(pictures, width, height):
     # photographs the eight most frequent levels make up to 0.6 of all samples, in the others more than 0.75 (`tests/quality.py lapping`).
     counts = sum(np.bincount(picture.ravel(), minlength=256) for picture in pictures)
     few_levels = np.sort(counts)[-8:].sum() > 0.7 * counts.sum()
-    alone = all(picture.shape[0] <= height and picture.shape[1] <= width for picture in pictures)
-    return not few_levels and not alone and min(width, height) >= 2 * REACH
+    tallest, widest = np.max([picture.shape[:2] for picture in pictures], axis=0)
+    neighbours = tallest > height or widest > width
+    return neighbours and min(width, height) >= 2 * REACH and not few_levels
 
 
 def cut(pictures, width, height):
@@ -1148,18 +1202,20 @@ def cut(pictures, width, height):
     samples of a patch lie row by row, and the channels of a pixel next to each other. Raises ValueError if it is given
     something else.
     """
-    if not isinstance(pictures, (list, tuple)) or not all(
-            isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.size for picture in pictures):
-        raise ValueError("pictures have to be a list of uint8 arrays")
-    if {picture.ndim for picture in pictures} != {2} and {picture.shape[2:] for picture in pictures} != {(3,)}:
-        raise ValueError("pictures have to be all (height, width), or all (height, width, 3)")
+    if not isinstance(pictures, (list, tuple)) or not pictures:
+        raise Refused("pictures have to be a list of uint8 arrays")
+    for picture in pictures:
+        if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.size == 0:
+            raise Refused("pictures have to be a list of uint8 arrays")
+        if picture.ndim != pictures[0].ndim or picture.ndim != 2 and picture.shape[2:] != (3,):
+            raise Refused("pictures have to be all (height, width), or all (height, width, 3)")
     check("width", width, Integral, 1, 10**6)
     check("height", height, Integral, 1, 10**6)
 
     gain = 1.0
     lapped = pays_to_lap(pictures, width, height)
     if lapped:
-        # Half of what comes out of `unlap` at borders is sums, which stay, and half is differences. White noise is taken here.
+        # At borders, half of what comes out of `unlap` is sums, which stay, and half is differences. Errors are taken for white noise.
         noise = (1 + norm(inv(LAPPING)) ** 2 / REACH) / 2
         for size in (width, height):
             gain *= STRETCH * (1 - (1 - noise) * 2 * REACH / size)
@@ -1170,9 +1226,11 @@ def cut(pictures, width, height):
         values = picture.reshape(tall, wide, -1) / float32(255)
         if lapped:
             lap(values, width, height)
-        padded = np.pad(values, ((0, -tall % height), (0, -wide % width), (0, 0)), "edge")
-        grid = padded.reshape(len(padded) // height, height, -1, width * padded.shape[2])
-        patches.append(grid.swapaxes(1, 2).reshape(-1, height * width * padded.shape[2]))
+        margins = (0, -tall % height), (0, -wide % width), (0, 0)
+        values = np.pad(values, margins, "edge")
+        line = width * values.shape[2]
+        grid = values.reshape(len(values) // height, height, -1, line)
+        patches.append(grid.swapaxes(1, 2).reshape(-1, height * line))
     return np.ascontiguousarray(np.concatenate(patches)), gain
 
 
@@ -1185,7 +1243,8 @@ def join(patches, shapes, width, height):
         columns = -(-wide // width)
         grid, patches = np.split(patches, [rows * columns])
         grid = grid.reshape(rows, columns, height, -1).swapaxes(1, 2)
-        pictures.append(grid.reshape(rows * height, columns * width, *shape[2:])[:tall, :wide])
+        picture = grid.reshape(rows * height, columns * width, *shape[2:])
+        pictures.append(picture[:tall, :wide])
     return pictures
 
 
@@ -1193,14 +1252,18 @@ def comparison(pictures, decoded):
     """A column per picture: original, decoded, and 8 times the difference, unless all is exact; scaled down to some 2048 pixels."""
     exact = all(map(np.array_equal, pictures, decoded))
     tallest = max(map(len, pictures))
-    every = max(3 * tallest, sum(picture.shape[1] for picture in pictures)) // 2048 + 1
+    total = sum(picture.shape[1] for picture in pictures)
+    every = max(3 * tallest, total) // 2048 + 1
+    rows = 2 if exact else 3
     columns = []
     for original, output in zip(pictures, decoded):
-        difference = np.uint8(np.minimum(8 * abs(np.int64(original) - output), 255))
-        cells = [picture[::every, ::every] for picture in (original, output, difference)[: 2 if exact else 3]]
+        error = abs(np.int64(original) - output)
+        difference = np.uint8(np.minimum(8 * error, 255))
+        cells = [picture[::every, ::every] for picture in (original, output, difference)]
         cell_height = tallest // every + 2
-        margins = [(0, cell_height - len(cells[0])), (0, 2)] + [(0, 0)] * (original.ndim - 2)  # grey lines between the cells
-        columns.append(np.vstack([np.pad(cell, margins, constant_values=128) for cell in cells]))
+        below = cell_height - len(cells[0])
+        margins = [(0, below), (0, 2), (0, 0)][: original.ndim]  # grey lines between the cells
+        columns.append(np.vstack([np.pad(cell, margins, constant_values=128) for cell in cells[:rows]]))
     return np.hstack(columns)
 
 
@@ -1221,31 +1284,45 @@ def check(name, value, kind, least, most):
 
 def check_model(targets, codes, decoder):
     """Targets, codes and decoder as float32, if they can be trained on."""
-    targets, codes, decoder = (np.asarray(array, float32) for array in (targets, codes, decoder))
-    if not targets.ndim == codes.ndim == decoder.ndim == 2 or (len(targets), targets.shape[1]) != (len(codes), decoder.shape[1]):
+    arrays = [np.asarray(array, float32) for array in (targets, codes, decoder)]
+    targets, codes, decoder = arrays
+    if any(array.ndim != 2 or array.size == 0 for array in arrays):
+        raise Refused("targets, codes and decoder have to be matrices")
+    rows, samples = decoder.shape
+    if targets.shape != (len(codes), samples) or codes.shape[1] != rows:
         raise Refused("targets, codes and decoder have to fit together")
-    if codes.shape[1] != len(decoder) or len(decoder) < 2 or targets.size == 0 or not np.all(codes[:, -1] == 1):
-        raise Refused("targets, codes and decoder have to fit together, and each code has to end in a 1")
+    if rows == 1 or np.any(codes[:, -1] != 1):
+        raise Refused("codes have to have a 1 at their ends, behind one number at least")
     if not 0 <= targets.min() <= targets.max() <= 1:
         raise Refused("targets have to lie between 0 and 1")
-    if not max(abs(codes).max(), abs(decoder).max()) < 1e6:
+    largest = max(abs(codes).max(), abs(decoder).max())
+    if not largest < 1e6:
         raise Refused("codes and decoder have to be finite, and below a million")
     return targets, codes, decoder
 
 
 def check_constants():
     """Refuse constants that can't be used; patterns check their own."""
-    limits = {"WIDTH": (1, 10**6), "HEIGHT": (1, 10**6), "LATENT_DIM": (1, 10**6), "EPOCHS": (1, 10**9), "LOG_EVERY": (1, 10**9)}
-    limits |= {"SEED": (0, 10**9)}
-    for name, (least, most) in limits.items():
-        check(name, globals()[name], Integral, least, most)
+    check("WIDTH", WIDTH, Integral, 1, 10**6)
+    check("HEIGHT", HEIGHT, Integral, 1, 10**6)
+    check("LATENT_DIM", LATENT_DIM, Integral, 1, 10**6)
+    check("EPOCHS", EPOCHS, Integral, 1, 10**9)
     check("LEARNING_RATE", LEARNING_RATE, Real, 0.001, 2)
     if TARGET_PSNR is not None:
         check("TARGET_PSNR", TARGET_PSNR, Real, 1, 100)
-    if not isinstance(IMAGES, (tuple, list)) or not IMAGES or not all(isinstance(name, str) and "\0" not in name for name in IMAGES):
+    check("LOG_EVERY", LOG_EVERY, Integral, 1, 10**9)
+    check("SEED", SEED, Integral, 0, 10**9)
+    if not isinstance(IMAGES, (tuple, list)) or not IMAGES:
         raise Refused('IMAGES: has to be like ("cat.pgm",), with a comma')
-    if not isinstance(OUTPUT_DIR, str) or "\0" in OUTPUT_DIR:
-        raise Refused('OUTPUT_DIR: has to be the name of a folder, like "outputs"')
+    for name in IMAGES:
+        check_name("IMAGES", name)
+    check_name("OUTPUT_DIR", OUTPUT_DIR)
+
+
+def check_name(constant, name):
+    """Refuse what can't be the name of a file or folder."""
+    if not isinstance(name, str) or "\0" in name:
+        raise Refused(f"{constant}: has to hold names like \"cat.pgm\" or \"outputs\"")
 
 
 def load_pictures(images, width, height, folder):
@@ -1295,15 +1372,15 @@ def write_files(folder, files):
     beside = folder / f".{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):  # even if there are no files, the folder is tried
-            pass
+        beside.touch()  # even if there are no files, the folder is tried
         for name, content in files.items():
             beside.write_bytes(content)
             beside.replace(folder / name)
     except (OSError, ValueError) as error:
+        raise Refused(f"OUTPUT_DIR: can't write: {error}") from None
+    finally:
         with suppress(OSError, ValueError):
             beside.unlink()
-        raise Refused(f"OUTPUT_DIR: can't write: {error}") from None
 
 
 def say(line):
@@ -1326,7 +1403,7 @@ def quality(mean_square):
     return f"PSNR {-10 * log10(mean_square):.2f} dB" if mean_square else "exact"
 
 
-def report(folder, names, pictures, decoded, content):
+def report(folder, names, pictures, decoded, content, target_psnr):
     """Print what came back of each picture, and the bytes."""
     losses, loss = mean_squares(pictures, decoded)
     for n, (name, each) in enumerate(zip(names, losses)):
@@ -1334,10 +1411,11 @@ def report(folder, names, pictures, decoded, content):
     say(f"all pictures: {quality(loss)}")
     size = len(content)
     raw = sum(picture.size for picture in pictures)
-    pixels = sum(picture[..., 0].size if picture.ndim == 3 else picture.size for picture in pictures)
-    if size > raw and TARGET_PSNR is None:
+    pixels = sum(picture.shape[0] * picture.shape[1] for picture in pictures)
+    if size > raw and target_psnr is None:
         say("the file is larger than the samples themselves: a TARGET_PSNR, like 35, makes it smaller")
-    say(f"compressed.bin: {size} bytes, {8 * size / pixels:.3f} bits per pixel, {size / raw:.3f} of raw; all results are in {folder}")
+    rates = f"{8 * size / pixels:.3f} bits per pixel, {size / raw:.3f} of raw"
+    say(f"compressed.bin: {size} bytes, {rates}; all results are in {folder}")
 
 
 PRESSES = []  # what `note_ctrl_c` has noted
