@@ -142,9 +142,11 @@ def adam(vectors, gradient, mean, square, rate, share):
         for n in range(size):
             number = gradient[k, n]
             gradient[squared_length, n] += number * number
-            mean[k, n] += float32(share) * (number - mean[k, n])
+            change = number - mean[k, n]
+            mean[k, n] += float32(share) * change
     for n in range(size):
-        square[0, n] += float32(share) * (gradient[squared_length, n] - square[0, n])
+        change = gradient[squared_length, n] - square[0, n]
+        square[0, n] += float32(share) * change
         gradient[step, n] = float32(rate) / (sqrt(square[0, n]) + float32(1e-8))
     for k in range(len(mean)):
         for n in range(size):
@@ -220,8 +222,9 @@ def train_epoch(vectors, mean, square, short_vectors, short_mean, short_square, 
     """
     short = short_vectors[0]
     for tile in prange(len(vectors)):
-        errors[tile] = train_tile(vectors[tile], mean[tile], square[tile], short, targets[tile], rooms[get_thread_id()],
-                                  gradients[tile], long_rate, share)
+        room = rooms[get_thread_id()]
+        errors[tile] = train_tile(vectors[tile], mean[tile], square[tile], short, targets[tile], room, gradients[tile],
+                                  long_rate, share)
 
     # The gradients of the short side are added in a fixed order, whatever the threads did.
     squared_error = 0.0
@@ -486,9 +489,10 @@ def move_vector(i, numbers, units, targets, costs):
     square = float32(0)
     for n in range(others):
         output = sigmoid(logits[n])
-        errors[n] = output - targets[i, n]
+        error = output - targets[i, n]
+        errors[n] = error
         slopes[n] = output - output * output
-        square += errors[n] * errors[n]
+        square += error * error
 
     for k in range(rows):
         # The squared error is taken for a parabola (Gauss and Newton), curvature * (number - bottom)^2, but for a
@@ -501,8 +505,10 @@ def move_vector(i, numbers, units, targets, costs):
             gradient += errors[n] * slope
             curvature += slope * slope
         number = numbers[k, i]
+        cost = costs[k, i]
         bottom = number - gradient / curvature
-        size = max(abs(bottom) - float32(0.5) * costs[k, i] / curvature, float32(0))
+        nearer = float32(0.5) * cost / curvature
+        size = max(abs(bottom) - nearer, float32(0))
         proposed = np.rint(np.copysign(size, bottom))
         change = proposed - number
         if change == 0:
@@ -511,9 +517,12 @@ def move_vector(i, numbers, units, targets, costs):
         # The parabola only proposes. The number moves if the true squared error plus cost falls.
         moved_square = float32(0)
         for n in range(others):
-            moved_errors[n] = sigmoid(logits[n] + change * units[k, n]) - targets[i, n]
-            moved_square += moved_errors[n] * moved_errors[n]
-        if moved_square + costs[k, i] * (abs(proposed) - abs(number)) < square:
+            output = sigmoid(logits[n] + change * units[k, n])
+            error = output - targets[i, n]
+            moved_errors[n] = error
+            moved_square += error * error
+        growth = abs(proposed) - abs(number)
+        if moved_square + cost * growth < square:
             numbers[k, i] = proposed
             square = moved_square
             for n in range(others):

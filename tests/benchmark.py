@@ -1,7 +1,7 @@
 """How fast training is, next to the same work in C++, PyTorch, JAX and NumPy, and what a run takes.
 
     python tests/benchmark.py                    all tables
-    python tests/benchmark.py WORD               only those with WORD in their name: epoch, startup, threads
+    python tests/benchmark.py WORD               only those with WORD in their name: epoch, startup, threads, compress
     python tests/benchmark.py WORD --against OLD.py    next to an older version of the script
 
 Contenders take turns, since a shared machine drifts: each figure is the median over the rounds, with the range
@@ -38,6 +38,7 @@ def module(path):
     sys.modules["version"] = version
     spec.loader.exec_module(version)
     version.say = lambda line: None
+    version.load_kernels()
     return version
 
 
@@ -173,13 +174,39 @@ def cpp(targets, latent_dim):
     return run
 
 
+def compressing(case, path=SCRIPT):
+    """A function that compresses a picture and returns seconds and bytes."""
+    import pictures
+
+    name, target = case.split(",")
+    picture = pictures.photograph("coffee.png" if name == "coffee" else "china.jpg")
+    if name == "tiled":  # 637 across, so that patches differ from tile to tile
+        picture = np.ascontiguousarray(np.tile(picture[:, :637], (10, 7))[:4096, :4096])
+    version = module(path)
+    codes, decoder, _ = pictures.learn([picture], 8, 8, 64, 100, version)
+
+    def run(_):
+        began = time.perf_counter()
+        content = version.compress([picture], codes, decoder, 8, 8, float(target))
+        return time.perf_counter() - began, len(content)
+
+    return run
+
+
+VERSIONS = {"this program": SCRIPT, **({"older version": AGAINST} if AGAINST else {})}
 CONTENDERS = {"this program": this_program, "C++": cpp, "PyTorch": torch_peer, "JAX": jax_peer, "NumPy": numpy_peer}
 if AGAINST:
     CONTENDERS["older version"] = functools.partial(this_program, path=AGAINST)
 
 
-def serve(name, side, latent_dim, patches):
-    """Be a contender: read numbers of epochs, print milliseconds per epoch."""
+def serve(name, *case):
+    """Be a contender: read numbers of epochs, print milliseconds per epoch; or print seconds of `compress`, and bytes."""
+    if len(case) == 1:
+        run = compressing(*case, VERSIONS[name])
+        for line in sys.stdin:
+            print(*run(line), flush=True)
+        return
+    side, latent_dim, patches = map(int, case)
     run = CONTENDERS[name](samples(side, patches), latent_dim)
     for line in sys.stdin:
         began = time.perf_counter()
@@ -187,20 +214,28 @@ def serve(name, side, latent_dim, patches):
         print(milliseconds or 1e3 * (time.perf_counter() - began) / int(line), flush=True)
 
 
-def worker(name, case, **environment):
-    """A contender in a process of its own: function of epochs, or None if it can't run here."""
+def contender(name, case, **environment):
+    """A contender in a process of its own: function of a number that returns those that it prints."""
     command = [sys.executable, __file__, "serve", name, *map(str, case), *(["--against", AGAINST] if AGAINST else [])]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    if name in ("this program", "older version"):
-        environment["OPENBLAS_NUM_THREADS"] = "1"  # as in a run, where the program sets it before NumPy is there
     process = subprocess.Popen(command, env={**PLAIN, **environment}, **pipes)
+
+    def run(number):
+        process.stdin.write(f"{number}\n")
+        process.stdin.flush()
+        return list(map(float, process.stdout.readline().split()))
+
+    return run
+
+
+def worker(name, case, **environment):
+    """One that trains: function of epochs, or None if it can't run here."""
+    process = contender(name, case, **environment)
 
     def run(epochs):
         try:
-            process.stdin.write(f"{epochs}\n")
-            process.stdin.flush()
-            return float(process.stdout.readline())
-        except (OSError, ValueError):
+            return process(epochs)[0]
+        except (OSError, ValueError, IndexError):
             return None
 
     return run if run(30) else None
@@ -258,10 +293,9 @@ def table_startup():
     subprocess.run([sys.executable, "-m", "venv", f"{TEMPORARY.name}/environment"], check=True)
     requirements = SCRIPT.parent / "requirements.txt"
     subprocess.run([python, "-m", "pip", "install", "-q", "-r", requirements], check=True, stderr=subprocess.DEVNULL)
-    scripts = {"this program": SCRIPT, **({"older version": AGAINST} if AGAINST else {})}
-    times = {(name, kind): [] for name in scripts for kind in ("cold", "cached", "edited")}
+    times = {(name, kind): [] for name in VERSIONS for kind in ("cold", "cached", "edited")}
     for n in range(ROUNDS):
-        for name, script in scripts.items():
+        for name, script in VERSIONS.items():
             copy = copied(script)
             for kind in ("cold", "cached", "edited"):
                 if kind == "edited":
@@ -273,22 +307,46 @@ def table_startup():
 
 
 def table_threads():
-    """One thread next to two; and the same bytes for 1, 2, 3 and 8."""
+    """One thread next to two; and the same bytes for 1, 2, 3 and 8, of the default run and of a photograph in 8 x 8."""
     for case in (CASES[0], CASES[-1]):
         times = in_turns({n: worker("this program", case, NUMBA_NUM_THREADS=str(n)) for n in (1, 2)})
         print("  {0} x {0}, latent_dim {1}, {2} patches: ".format(*case) + f"one thread is x {ratios(times[1], times[2])} of two")
-    outputs = []
-    for count in (1, 2, 3, 8):
-        script = copied(SCRIPT)
-        whole_run(script, NUMBA_NUM_THREADS=str(count))
-        outputs.append([path.read_bytes() for path in sorted(script.with_name("outputs").iterdir())])
-    print(f"  same bytes for 1, 2, 3 and 8 threads: {all(one == outputs[0] for one in outputs)}")
+    import pictures
+
+    photograph = {"WIDTH": 8, "HEIGHT": 8, "IMAGES": ("photograph.pgm",), "LATENT_DIM": 64, "EPOCHS": 100, "TARGET_PSNR": 32}
+    for name, constants in (("the default run", {}), ("a photograph", photograph)):
+        outputs = []
+        for count in (1, 2, 3, 8):
+            script = copied(SCRIPT)
+            for constant, value in constants.items():
+                script.write_text(re.sub(rf"(?m)^{constant} = .*", f"{constant} = {value!r}", script.read_text()))
+            pictures.write_pgm(script.with_name("photograph.pgm"), pictures.photograph("coffee.png"))
+            whole_run(script, NUMBA_NUM_THREADS=str(count), OPENBLAS_NUM_THREADS=str(count))
+            outputs.append([path.read_bytes() for path in sorted(script.with_name("outputs").iterdir())])
+        same = all(one == outputs[0] for one in outputs)
+        print(f"  {name}: same bytes for 1, 2, 3 and 8 threads: {same}", flush=True)
+
+
+def table_compress():
+    """Seconds of `compress` and bytes: a photograph of 600 x 400 at two targets, and 16.8 megapixels of one over and over; grey."""
+    for case, rounds in (("coffee,29", ROUNDS), ("coffee,34", ROUNDS), ("tiled,25", 3)):
+        runs = {name: contender(name, [case]) for name in VERSIONS}
+        results = {name: [run(0)] for name, run in runs.items()}  # the first one warms up
+        for _ in range(rounds):
+            for name, run in runs.items():
+                time.sleep(0.3)  # until the threads of the last contender sleep
+                results[name].append(run(0))
+        ours = [seconds for seconds, _ in results["this program"][1:]]
+        for name, values in results.items():
+            seconds, sizes = zip(*values[1:])
+            print(f"  {case.replace(',', ', ')} dB, {name:14}{spread(seconds):>22} s, x {ratios(seconds, ours)};"
+                  f" {sizes[0]:.0f} bytes, x {sizes[0] / results['this program'][0][1]:.3f}", flush=True)
 
 
 if __name__ == "__main__":
     words = [word for word in sys.argv[1:] if word not in ("--against", AGAINST)]
     if words[:1] == ["serve"]:
-        serve(words[1], *map(int, words[2:]))
+        serve(*words[1:])
     else:
         for name, table in list(globals().items()):
             if name.startswith("table_") and (words or [""])[0] in name:

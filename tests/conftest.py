@@ -27,10 +27,11 @@ sys.path.insert(0, str(SCRIPT.parent))
 
 @pytest.fixture(scope="session")
 def program():
-    """The script as a module."""
+    """The script as a module, with its machine code."""
     import neural_compression
 
     vars(neural_compression).update(DEFAULTS)
+    neural_compression.load_kernels()
     return neural_compression
 
 
@@ -92,12 +93,12 @@ def photograph(*shape):
 
 
 def start(command, environment=None, **options):
-    """Start a process whose output can be read; it ends with the test, or after 5 minutes."""
+    """Start a process whose output can be read; it ends with the test, or after an hour."""
     inherited = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8", "errors": "replace"}
     process = subprocess.Popen(command, env={**inherited, **(environment or {})}, **pipes, **options)
     CHILDREN.append(process)
-    timer = threading.Timer(300, process.kill)
+    timer = threading.Timer(3600, process.kill)
     timer.daemon = True
     timer.start()
     return process

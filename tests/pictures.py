@@ -4,6 +4,7 @@ Pictures are uint8 (height, width), or (height, width, 3) in colour; sets of the
 come with scikit-learn and scikit-image, or are drawn here.
 """
 
+import importlib.util
 import sys
 from pathlib import Path
 from unittest import mock
@@ -31,15 +32,19 @@ def patterns(width=256, height=256):
     return drawn
 
 
-def photograph(name, mode="L"):
-    """One of the photographs of scikit-image or scikit-learn, like "chelsea.png": grey, or in colour with mode "RGB"."""
+def path_of(name):
+    """Path of one of the pictures of scikit-image or scikit-learn, like "chelsea.png"."""
     import skimage
     import sklearn
 
     packages = Path(skimage.__file__).parent, Path(sklearn.__file__).parent
     paths = packages[0] / "data" / name, packages[1] / "datasets" / "images" / name
-    path = next(path for path in paths if path.exists())
-    return np.asarray(Image.open(path).convert(mode))
+    return next(path for path in paths if path.exists())
+
+
+def photograph(name, mode="L"):
+    """One of these: grey, or in colour with mode "RGB"."""
+    return np.asarray(Image.open(path_of(name)).convert(mode))
 
 
 def photographs():
@@ -88,19 +93,55 @@ def digits_sheet():
     return sheet(digits(), 43)
 
 
-def letters_sheet():
-    """52 letters across, 20 typefaces down, as one picture of 832 x 320; white on black."""
+def typeface(name, size):
+    """A font of those that come with matplotlib."""
     import matplotlib
 
+    path = Path(matplotlib.get_data_path(), "fonts", "ttf", f"{name}.ttf")
+    return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
+
+
+def letters_sheet():
+    """52 letters across, 20 typefaces down, as one picture of 832 x 320; white on black."""
     cells = []
     for name in TYPEFACES:
-        path = Path(matplotlib.get_data_path(), "fonts", "ttf", f"{name}.ttf")
-        font = ImageFont.truetype(path, 13, layout_engine=ImageFont.Layout.BASIC)
+        font = typeface(name, 13)
         for letter in LETTERS:
             cell = Image.new("L", (16, 16))
             ImageDraw.Draw(cell).text((8, 12), letter, 255, font, "ms")
             cells.append(np.asarray(cell))
     return sheet(cells, len(LETTERS))
+
+
+def text(mode="1"):
+    """A page of text, 320 x 320, black on white; in two levels, or with mode "L" with soft edges."""
+    words = "the quick brown fox jumps over a lazy dog while seven wizards box five quacking zephyrs near my pond".split()
+    random = np.random.default_rng(0)
+    page = Image.new(mode, (320, 320), "white")
+    for top in range(4, 306, 15):
+        ImageDraw.Draw(page).text((4, top), " ".join(random.choice(words, 12)), "black", typeface("DejaVuSerif", 11))
+    return np.asarray(page.convert("L"))
+
+
+def sprites():
+    """Pixel art, 368 x 368: 30 small symmetric figures of five greys, enlarged 5 times, over and over."""
+    halves = np.random.default_rng(1).integers(0, 5, (30, 8, 4))
+    figures = np.concatenate([halves, halves[:, :, ::-1]], axis=2)
+    cells = np.pad(np.kron(figures, np.ones((1, 5, 5), int)), ((0, 0), (3, 3), (3, 3)))
+    return np.uint8([20, 90, 150, 200, 240])[sheet([cells[7 * n % 30] for n in range(64)], 8)]
+
+
+def diagram():
+    """Boxes with a word in them, and lines, 640 x 480; drawn twice as large, so edges are soft."""
+    random = np.random.default_rng(2)
+    drawing = Image.new("L", (1280, 960), 255)
+    draw = ImageDraw.Draw(drawing)
+    for n in range(14):
+        left, top = random.integers(40, 1000), random.integers(40, 800)
+        draw.rectangle([left, top, left + 200, top + 90], int(random.integers(170, 250)), 0, 4)
+        draw.text((left + 16, top + 24), f"Module {n}", 0, typeface("DejaVuSans", 30))
+        draw.line([left, top, *random.integers(0, 900, 2)], 0, 4)
+    return np.asarray(drawing.resize((640, 480), Image.Resampling.LANCZOS))
 
 
 def targets(pictures):
@@ -116,11 +157,25 @@ def psnr(originals, outputs):
     return 10 * np.log10(255**2 * pixels / square) if square else np.inf
 
 
-def learn(pictures, width, height, latent_dim, epochs):
-    """Codes, decoder and loss after training on the patches of some pictures."""
-    patches = nc.cut(pictures, width, height)
-    codes, decoder, losses = nc.train(patches, *nc.start(patches, latent_dim, 0), epochs)
+def learn(pictures, width, height, latent_dim, epochs, program=nc):
+    """Codes, decoder and loss after training on the patches of some pictures; program can be an older version, as a module."""
+    patches = program.cut(pictures, width, height)
+    gain = {}
+    if isinstance(patches, tuple):  # in older versions, patches are all that there is
+        patches, gain["gain"] = patches
+    codes, decoder, losses = program.train(patches, *program.start(patches, latent_dim, 0), epochs, **gain)
     return codes, decoder, losses[-1]
+
+
+def older_version(path):
+    """Another version of the script as a module, silent, with its machine code loaded."""
+    spec = importlib.util.spec_from_file_location("version", path)
+    version = importlib.util.module_from_spec(spec)
+    sys.modules["version"] = version
+    spec.loader.exec_module(version)
+    version.say = lambda line: None
+    version.load_kernels()
+    return version
 
 
 def pca_psnr(pictures, components):

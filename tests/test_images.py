@@ -185,23 +185,48 @@ def test_a_file_is_read_as_netpbm_specifies_it(program, tmp_path, content, pictu
     assert levels.tolist() == picture and levels.dtype == np.uint8
 
 
-BROKEN = [
-    b"", b"P5", b"P4 8 1 \0", b"\x89PNG\r\n", b" P5 1 1 255 a", b"P52 1 255 ab",
-    b"P5 1 1 255", b"P5 1 1 # no end", b"P5 1 1 # 255 a", b"P5\x851 1 255 a", b"P5 1 1 255 ",
-    b"P5 -1 1 255 a", b"P5 +1 1 255 a", b"P5 1.5 1 255 a", b"P5 1_0 1 255 abcdefghij", b"P5 0 1 255 ", b"P2 1 0 255 ",
-    b"P5 1 1 0 \0", b"P2 1 1 0 0", b"P5 1 1 65536 ab", b"P2 1 1 65536 1", b"P5 1 1 9999999999 a",
-    b"P5 2 2 255 abc", b"P5 1 1 256 \0", b"P6 1 1 255 ab", b"P6 1 1 256 abcde", b"P5 1 1 9 a", b"P5 1 1 300 \x02\x00",
-    b"P5 999999999 999999999 65535 a", b"P3 999999999 999999999 255 1",
-    b"P2 2 1 255 1", b"P2 2 1 255 1 # 2", b"P3 1 1 255 1 2", b"P2 1 1 255 12\0",
-    *(b"P2 1 1 255 " + word for word in (b"-1", b"+5", b"1_0", b"1e1", b"1.0", b"nan", b"256", b"9" * 5000, b"\xd9\xa1")),
-]  # fmt: skip
+HEADER = "its header has to have a width, a height, and a maxval from 1 to 65535"
+BROKEN = {
+    "isn't a PGM or PPM file": [
+        b"", b"P", b"P4 8 1 \0", b"P7 1 1 255 a", b"p5 1 1 255 a", b"\x89PNG\r\n", b" P5 1 1 255 a", b"\nP5 1 1 255 a",
+        b"\xef\xbb\xbfP2 1 1 255 1", b"# words\nP2 1 1 255 1",
+    ],
+    HEADER: [
+        b"P5", b"P52 1 255 ab", b"P5 1 1 255", b"P5 1 1 # no end", b"P5 1 1 # 255 a", b"P5\x851 1 255 a",
+        b"P5 -1 1 255 a", b"P5 +1 1 255 a", b"P5 1.5 1 255 a", b"P5 1_0 1 255 abcdefghij", b"P5 0 1 255 ", b"P2 1 0 255 ",
+        b"P5 1 1 0 \0", b"P2 1 1 0 0", b"P5 1 1 65536 ab", b"P2 1 1 65536 1", b"P5 1 1 9999999999 a",
+    ],
+    "is cut off: it has 0 of 1 samples": [b"P5 1 1 255 ", b"P5 1 1 256 \0", b"P2 1 1 255 ", b"P2 1 1 255 # 7"],
+    "is cut off: it has 1 of 2 samples": [b"P2 2 1 255 1", b"P2 2 1 255 1 # 2", b"P5 2 1 256 \0\1\0"],
+    "is cut off: it has 2 of 3 samples": [b"P6 1 1 255 ab", b"P6 1 1 256 \0a\0b\0", b"P3 1 1 255 1 2"],
+    "is cut off: it has 3 of 4 samples": [b"P5 2 2 255 abc"],
+    "is cut off: it has 0 of 999999998000000001 samples": [b"P5 999999999 999999999 65535 a"],
+    "is cut off: it has 1 of 2999999994000000003 samples": [b"P3 999999999 999999999 255 1"],
+    "has samples above its maxval, 255": [b"P2 1 1 255 256", b"P2 2 1 255 1 256", b"P3 1 1 255 1 2 999999999"],
+    "has samples above its maxval, 9": [b"P5 1 1 9 a", b"P2 1 1 9 10"],
+    "has samples above its maxval, 300": [b"P5 1 1 300 \x02\x00"],
+    "its samples have to be decimal numbers": [
+        b"P2 1 1 255 12\0",
+        *(b"P2 1 1 255 " + word for word in (b"-1", b"+5", b"1_0", b"1e1", b"1.0", b"nan", b"9" * 5000, b"\xd9\xa1")),
+    ],
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("content", BROKEN, ids=lambda content: repr(content)[:40])
-def test_a_broken_file_is_refused_by_its_path(program, tmp_path, content):
+@pytest.mark.parametrize(
+    "words, content", [(words, content) for words in BROKEN for content in BROKEN[words]], ids=lambda value: repr(value)[:40])
+def test_a_broken_file_is_refused_by_its_path_and_the_cause(program, tmp_path, words, content):
     path = tmp_path / "picture"
     path.write_bytes(content)
-    assert refusal(program, path).startswith(f"{path}: ") and "\n" not in refusal(program, path)
+    said = refusal(program, path)
+    assert said.startswith(f"{path}: {words}") and "\n" not in said
+
+
+@pytest.mark.parametrize("content", [b"P2 1 1 256 7", b"P5 1 1 65535 \0\7", b"P6 1 1 1000 \0\1\0\2\0\3", b"P2 1 1 255 7", b"P5 1 1 9 \7"])
+def test_a_line_says_that_of_16_bits_256_levels_are_kept(program, tmp_path, capsys, content):
+    (tmp_path / "cat.pgm").write_bytes(content)
+    program.read_picture(tmp_path / "cat.pgm")
+    deep = int(content.split()[3]) > 255
+    assert capsys.readouterr().out == deep * "cat.pgm: 16 bits: 256 levels are kept\n"
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -230,6 +255,7 @@ def test_thousands_of_mutated_files_are_read_or_refused_in_one_line(program, tmp
         b"P2\n3 2 15\n1 2 3\n4 5 6 # end\n", b"P3 1 2 15\n1 2 3\n4 5 6", b"P5\n9 9\n255\n" + random.bytes(81),
     ]  # fmt: skip
     pieces = [b"", b"#", b"\n", b" ", b"9", b"0", b"P2", b"P6", b"-", b"_", b"99999999999", b"\xff", b"\0", b"1e9", b"\r"]
+    path = tmp_path / "picture"
     count, read = 4000, 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -238,7 +264,6 @@ def test_thousands_of_mutated_files_are_read_or_refused_in_one_line(program, tmp
             for _ in range(random.integers(1, 4)):
                 place = random.integers(len(content) + 1)
                 content[place : place + random.integers(4)] = pieces[random.integers(len(pieces))]
-            path = tmp_path / str(number)
             path.write_bytes(content)
             try:
                 picture = program.read_picture(path)
@@ -247,7 +272,6 @@ def test_thousands_of_mutated_files_are_read_or_refused_in_one_line(program, tmp
             else:
                 assert picture.shape[2:] in ((), (3,)) and 0 < picture.size <= len(content)
                 read += 1
-            path.unlink()
     assert count / 10 < read < count * 9 / 10
 
 
@@ -296,9 +320,9 @@ def test_a_view_is_written_as_it_looks(program):
 
 
 def levels(program, pictures, width, height):
-    """The patches of pictures, in levels."""
-    targets = program.cut(pictures, width, height)
-    assert targets.dtype == np.float32 and targets.min() >= 0 and targets.max() <= 1
+    """The plain patches of pictures, in levels."""
+    targets, gain = program.cut(pictures, width, height)
+    assert targets.dtype == np.float32 and targets.min() >= 0 and targets.max() <= 1 and gain == 1.0
     return np.uint8(np.rint(255 * targets))
 
 
@@ -319,7 +343,7 @@ def test_cut_by_hand(program):
 @settings(max_examples=150, deadline=None)
 @given(
     shapes=st.lists(st.tuples(st.integers(1, 20), st.integers(1, 20)), min_size=1, max_size=4), colour=st.booleans(),
-    width=st.integers(1, 9), height=st.integers(1, 9), seed=st.integers(0, 2**32),
+    width=st.integers(1, 9), height=st.integers(1, 7), seed=st.integers(0, 2**32),
 )  # fmt: skip
 def test_join_puts_together_what_cut_took_apart(program, shapes, colour, width, height, seed):
     pictures = [noise(*shape, *[3] * colour, seed=seed) for shape in shapes]
@@ -346,6 +370,87 @@ def test_cut_refuses_what_is_no_list_of_pictures_of_one_kind(program, pictures):
         program.cut(pictures, 2, 2)
 
 
+@pytest.mark.parametrize("size", [8.9, 8.0, np.float64(8), True, 0, -8, "8", None, float("nan"), 10**400])
+def test_cut_refuses_sides_that_are_no_whole_numbers(program, size):
+    for name, sides in (("width", (size, 8)), ("height", (8, size))):
+        with pytest.raises(ValueError, match=rf"\A{name}: has to be a whole number from 1 to .*\Z"):
+            program.cut([GREY], *sides)
+
+
+# ---------------------------------------------------------------------- lapped patches
+
+
+def of_few_levels(share):
+    """A picture in which eight levels make up this share, and 100 others the rest."""
+    few = round(10_000 * share)
+    samples = np.concatenate([np.arange(few) % 8, 100 + np.arange(10_000 - few) % 100])
+    return np.uint8(np.random.default_rng(0).permutation(samples).reshape(100, 100))
+
+
+@pytest.mark.parametrize(
+    "lapped, pictures, width, height",
+    [
+        (True, [noise(40, 40)], 8, 8),
+        (True, [noise(40, 40, 3)], 20, 12),
+        (False, [noise(40, 40)], 7, 8),  # no room
+        (False, [noise(40, 40)], 8, 7),
+        (True, [noise(40, 40)], 8, 40),  # neighbours on one side only
+        (False, [noise(40, 40)], 40, 40),  # alone
+        (False, [noise(40, 40), noise(3, 50)], 50, 50),
+        (True, [noise(40, 40), noise(30, 50)], 40, 40),
+        (True, [of_few_levels(0.6)], 8, 8),
+        (False, [of_few_levels(0.8)], 8, 8),  # a drawing
+        (False, [noise(2, 2), of_few_levels(0.8)], 8, 8),  # all pictures count together
+        (True, [of_few_levels(1), noise(200, 200)], 8, 8),
+    ],
+)
+def test_patches_are_lapped_if_they_have_room_and_neighbours_and_many_levels(program, lapped, pictures, width, height):
+    targets, gain = program.cut(pictures, width, height)
+    assert gain > 1.05 if lapped else gain == 1.0
+    assert targets.dtype == np.float32 and targets.min() >= 0 and targets.max() <= 1
+    joined = program.join(targets, [picture.shape for picture in pictures], width, height)
+    assert lapped != all(map(np.array_equal, pictures, [np.uint8(np.rint(255 * picture)) for picture in joined]))
+
+
+def lapped_by_hand(program, picture, width, height):
+    """What `cut` takes apart, before it is clipped: all borders that have four pixels on both sides, first the upright ones."""
+    values = picture / 255
+    for size in (width, height):
+        values = values.swapaxes(0, 1)
+        for border in range(size, len(values) - 3, size):
+            left, right = values[border - 4 : border][::-1].copy(), values[border : border + 4].copy()
+            differences = np.tensordot(program.LAPPING, right - left, 1)
+            values[border - 4 : border] = ((left + right - differences) / 2)[::-1]
+            values[border : border + 4] = (left + right + differences) / 2
+    return (values - 0.5) / 1.75 + 0.5
+
+
+@pytest.mark.parametrize("shape", [(30, 41), (35, 36, 3), (27, 20), (28, 19), (9, 100)])
+def test_lapped_patches_by_hand(program, shape):
+    """Some borders have three pixels behind them, some four."""
+    np.testing.assert_allclose(program.LAPPING @ program.LAPPING.T, 1.15**2 * np.eye(4), atol=1e-12)  # a rotation, enlarged
+    picture = noise(*shape)
+    targets, gain = program.cut([picture], 16, 8)
+    expected = lapped_by_hand(program, picture, 16, 8)
+    assert gain > 1 and expected.min() < 0 and expected.max() > 1
+    joined = program.join(targets, [shape], 16, 8)[0]
+    np.testing.assert_allclose(joined, np.clip(expected, 0, 1), atol=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shapes=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), max_size=3), colour=st.booleans(),
+    width=st.integers(8, 20), height=st.integers(8, 20), seed=st.integers(0, 2**32),
+)  # fmt: skip
+def test_lapped_pictures_come_back_from_their_logits(program, shapes, colour, width, height, seed):
+    pictures = [96 + noise(*shape, *[3] * colour, seed=seed) // 4 for shape in [(30, 30), *shapes]]
+    targets, gain = program.cut(pictures, width, height)
+    assert gain > 1 and 0 < targets.min() and targets.max() < 1
+    logits = np.log(targets / (1 - np.float64(targets)))
+    assembled = program.assemble(logits, [picture.shape for picture in pictures], width, height, True)
+    assert len(assembled) == len(pictures) and all(map(np.array_equal, assembled, pictures))
+
+
 # ------------------------------------------------------------------ the picture to compare
 
 
@@ -364,11 +469,17 @@ def test_the_comparison_shows_originals_decoded_and_eight_times_the_difference(p
     sheet = program.comparison(pictures, decoded)
     assert np.array_equal(sheet, expected) and sheet.dtype == np.uint8
 
+    # If all is exact, there are no differences to show; if one picture isn't, they are shown of all.
+    exact = program.comparison(pictures, [picture.copy() for picture in pictures])
+    assert np.array_equal(exact, np.vstack([expected[:7], expected[:7]]))
+    sheet = program.comparison(pictures, [pictures[0], decoded[1], pictures[2]])
+    assert np.array_equal(sheet[14:, 6:14], expected[14:, 6:14]) and not sheet[14:19, :4].any()
+
 
 @pytest.mark.parametrize("shapes", [[(30_000, 1), (1, 30_000)], [(900, 700)], [(9, 1200, 3), (8, 1201, 3)]])
 def test_a_large_comparison_is_scaled_down(program, shapes):
     pictures = [noise(*shape) for shape in shapes]
-    sheet = program.comparison(pictures, pictures)
+    sheet = program.comparison(pictures, [255 - picture for picture in pictures])
     assert 1000 < max(sheet.shape[:2]) < 2100
     # Of every so many pixels one is shown, from the top left.
     corner = sheet[: len(sheet) // 3 - 2, : -(-shapes[0][1] // 2)]
