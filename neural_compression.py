@@ -1490,16 +1490,23 @@ def load_kernels():
 
     listener = Compiling()
     with install_listener("numba:compile", listener), redirect_stdout(StringIO()):
-        try:
-            rehearse(listener)
-        except Exception as error:
-            if not any(frame.filename.endswith("caching.py") for frame in extract_tb(error.__traceback__)):
-                raise Refused(f"machine code: {error}") from None
-            for path in MACHINE_CODE.glob(FILES):  # some of them can't be loaded: they are damaged
+        for once_more in (True, False):
+            try:
+                rehearse(listener)
+                break
+            except Exception as error:
+                if not failed_to_load(error) or not once_more:
+                    raise Refused(f"machine code: {error}") from None
+            for path in MACHINE_CODE.glob(FILES):
                 path.unlink(missing_ok=True)
-            rehearse(listener)
     if PRESSES:
         raise KeyboardInterrupt
+
+
+def failed_to_load(error):
+    """Whether an exception came up where numba loads machine code, which then is damaged; unless it can't start its threads."""
+    files = {Path(frame.filename).name for frame in extract_tb(error.__traceback__)}
+    return "caching.py" in files and "parallel.py" not in files
 
 
 def rehearse(listener):
@@ -1507,7 +1514,8 @@ def rehearse(listener):
     # On Linux a child process, which begins as a copy of this one, compiles half of them, if there are none. This process then
     # loads what it has saved. In a notebook there may be threads, of which there can't be copies.
     child = None
-    if __name__ == "__main__" and sys.platform == "linux" and not any(MACHINE_CODE.glob(FILES)):
+    alone = __name__ == "__main__" and sys.platform == "linux" and os.access(HERE, os.W_OK)
+    if alone and not any(MACHINE_CODE.glob(FILES)):
         child = get_context("fork").Process(target=compile_in_child, args=(listener,))
         child.start()
     one = np.ones((1, 1), float32)
