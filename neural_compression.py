@@ -269,7 +269,9 @@ def start(targets, latent_dim, seed):
     targets are (patches, samples), from 0 to 1. latent_dim, at least 1, is lowered to the number of patches, or of samples,
     if above: a matrix of logits has no higher rank, so more numbers would be of no use.
     """
+    targets = check_targets(targets)
     check("latent_dim", latent_dim, Integral, 1, 10**6)
+    check("seed", seed, Integral, 0, 10**9)
     patches, samples = targets.shape
     latent_dim = min(latent_dim, patches, samples)
     if latent_dim == patches:
@@ -309,13 +311,14 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10, gain
     check("epochs", epochs, Integral, 1, 10**9)
     check("log_every", log_every, Integral, 1, 10**9)
     check("learning_rate", learning_rate, Real, 0.001, 2)
+    check("gain", gain, Real, 1, 10)
     load_kernels()
 
     # Where all is nearly the same grey, logits have only a little way to go: steps are small, so that few epochs suffice.
     patches, samples = targets.shape
     rows = len(decoder)
     contrast = sqrt(np.mean((targets - 0.5) ** 2, dtype=float))
-    learning_rate *= min(1, 20 * contrast)
+    learning_rate = float(learning_rate) * min(1, 20 * contrast)
 
     # How far a logit moves with its sample's vector depends on how long codes are. A code's last number, the 1, isn't learned.
     code_length = sqrt(np.sum(np.square(codes, dtype=float)) / patches)
@@ -600,6 +603,7 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     is nearly as good as can be, and a line says so. Raises ValueError if an argument can't be used.
     """
     targets, gain = cut(pictures, width, height)
+    width, height = int(width), int(height)
     lapped = int(gain > 1)
     targets, codes, decoder = check_model(targets, codes, decoder)
     if targets.size > MOST_SAMPLES or len(pictures) > MOST_PICTURES:
@@ -1220,6 +1224,7 @@ def cut(pictures, width, height):
             raise Refused("pictures have to be all (height, width), or all (height, width, 3)")
     check("width", width, Integral, 1, 10**6)
     check("height", height, Integral, 1, 10**6)
+    width, height = int(width), int(height)
 
     gain = 1.0
     lapped = pays_to_lap(pictures, width, height)
@@ -1259,11 +1264,10 @@ def join(patches, shapes, width, height):
 
 def comparison(pictures, decoded):
     """A column per picture: original, decoded, and 8 times the difference, unless all is exact; scaled down to some 2048 pixels."""
-    exact = all(map(np.array_equal, pictures, decoded))
+    rows = 2 if all(map(np.array_equal, pictures, decoded)) else 3
     tallest = max(map(len, pictures))
     total = sum(picture.shape[1] for picture in pictures)
-    every = max(3 * tallest, total) // 2048 + 1
-    rows = 2 if exact else 3
+    every = max(rows * tallest, total) // 2048 + 1
     columns = []
     for original, output in zip(pictures, decoded):
         error = abs(np.int64(original) - output)
@@ -1291,20 +1295,29 @@ def check(name, value, kind, least, most):
         raise Refused(f"{name}: has to be {'a whole number' if kind is Integral else 'a number'} from {least} to {most}")
 
 
+def check_targets(targets):
+    """Targets as float32, if they can be trained on."""
+    targets = np.asarray(targets, float32)
+    if targets.ndim != 2 or targets.size == 0:
+        raise Refused("targets have to be a matrix")
+    if not 0 <= targets.min() <= targets.max() <= 1:
+        raise Refused("targets have to lie between 0 and 1")
+    return targets
+
+
 def check_model(targets, codes, decoder):
     """Targets, codes and decoder as float32, if they can be trained on."""
-    arrays = [np.asarray(array, float32) for array in (targets, codes, decoder)]
-    targets, codes, decoder = arrays
-    if any(array.ndim != 2 or array.size == 0 for array in arrays):
-        raise Refused("targets, codes and decoder have to be matrices")
+    targets = check_targets(targets)
+    codes = np.asarray(codes, float32)
+    decoder = np.asarray(decoder, float32)
+    if codes.ndim != 2 or decoder.ndim != 2:
+        raise Refused("codes and decoder have to be matrices")
     rows, samples = decoder.shape
     if targets.shape != (len(codes), samples) or codes.shape[1] != rows:
         raise Refused("targets, codes and decoder have to fit together")
-    if rows == 1 or np.any(codes[:, -1] != 1):
+    if rows < 2 or np.any(codes[:, -1] != 1):
         raise Refused("codes have to have a 1 at their ends, behind one number at least")
-    if not 0 <= targets.min() <= targets.max() <= 1:
-        raise Refused("targets have to lie between 0 and 1")
-    largest = max(abs(codes).max(), abs(decoder).max())
+    largest = np.max([abs(codes).max(), abs(decoder).max()])
     if not largest < 1e6:
         raise Refused("codes and decoder have to be finite, and below a million")
     return targets, codes, decoder
