@@ -315,12 +315,11 @@ def table_threads():
 
     photograph = {"WIDTH": 8, "HEIGHT": 8, "IMAGES": ("photograph.pgm",), "LATENT_DIM": 64, "EPOCHS": 100, "TARGET_PSNR": 32}
     for name, constants in (("the default run", {}), ("a photograph", photograph)):
-        outputs = []
+        script, outputs = copied(SCRIPT), []
+        for constant, value in constants.items():
+            script.write_text(re.sub(rf"(?m)^{constant} = .*", f"{constant} = {value!r}", script.read_text()))
+        pictures.write_pgm(script.with_name("photograph.pgm"), pictures.photograph("coffee.png"))
         for count in (1, 2, 3, 8):
-            script = copied(SCRIPT)
-            for constant, value in constants.items():
-                script.write_text(re.sub(rf"(?m)^{constant} = .*", f"{constant} = {value!r}", script.read_text()))
-            pictures.write_pgm(script.with_name("photograph.pgm"), pictures.photograph("coffee.png"))
             whole_run(script, NUMBA_NUM_THREADS=str(count), OPENBLAS_NUM_THREADS=str(count))
             outputs.append([path.read_bytes() for path in sorted(script.with_name("outputs").iterdir())])
         same = all(one == outputs[0] for one in outputs)

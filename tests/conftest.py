@@ -105,9 +105,9 @@ def start(command, environment=None, **options):
 
 
 def finish(process):
-    """Wait for the end of a process: (status, stdout, stderr)."""
-    output, errors = process.communicate()
-    return process.returncode, output, errors
+    """Wait for the end of a process: (status, stdout, stderr), without the lines that were read before."""
+    output, errors = process.stdout.read(), process.stderr.read()
+    return process.wait(), output, errors
 
 
 def run_process(script, **environment):
