@@ -420,7 +420,8 @@ def table_bd():
     """Bytes next to Pillow's codecs, over all qualities from 27 to 39 dB (BD-rate); 100 epochs, patches of 8 x 8.
 
     The photographs of scikit-image and scikit-learn, but for those by microscopes and telescopes, of eyes, the second of a pair,
-    and a blurred one that codecs can't make as bad as 36 dB; or those of a folder. -10 % says that this program takes 0.9 of the codec's bytes, in the mean over PSNR.
+    and a blurred one that codecs can't make as bad as 36 dB; or those of a folder. -10 % says that this program takes 0.9 of the
+    codec's bytes, in the mean over PSNR.
     """
     names = (
         "china.jpg flower.jpg astronaut.png chelsea.png coffee.png rocket.jpg motorcycle_left.png "
@@ -464,7 +465,7 @@ def bd_rate(points, others):
     from scipy.interpolate import PchipInterpolator
 
     curves = [outline(each) for each in (points, others) if len(each) > 1]
-    least, most = max(27, *(decibels[0] for _, decibels in curves)), min(39.5, *(decibels[-1] for _, decibels in curves))
+    least, most = max(27, *(decibels[0] for _, decibels in curves)), min(39, *(decibels[-1] for _, decibels in curves))
     if len(curves) < 2 or most - least < 3:
         return np.nan
     ours, theirs = (PchipInterpolator(decibels, np.log(sizes)).integrate(least, most) for sizes, decibels in curves)
