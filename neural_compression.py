@@ -8,9 +8,12 @@ Run this file, look at the pictures in OUTPUT_DIR, edit a constant, run it again
 start, train, compress and decompress, as in `run`. Left out are deeper decoders, prediction between patches, and transparency.
 """
 
+import signal
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until training begins, Ctrl-C ends the program at once
+
 import os
 import re
-import signal
 import sys
 import zlib
 from contextlib import redirect_stdout, suppress
@@ -25,10 +28,7 @@ from time import perf_counter
 from traceback import extract_tb
 from typing import NamedTuple
 
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while Python imports, Ctrl-C ends the program at once
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # threads wait awake for the next epoch, and sleep soon after
-
 import numpy as np
 from numba import config, get_thread_id, njit, prange
 from numba.core.caching import InTreeCacheLocator
@@ -67,6 +67,7 @@ def run():
     codes, decoder = start(targets, LATENT_DIM, SEED)
     say_sizes(targets, codes, LATENT_DIM)
 
+    catch_ctrl_c()
     codes, decoder, _ = train(targets, codes, decoder, EPOCHS, LEARNING_RATE, LOG_EVERY, gain)
     content = compress(pictures, codes, decoder, width, height, TARGET_PSNR)
     decoded = decompress(content)
@@ -604,7 +605,7 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     """
     targets, gain = cut(pictures, width, height)
     width, height = int(width), int(height)
-    lapped = int(gain > 1)
+    lapped = int(gain != 1)
     targets, codes, decoder = check_model(targets, codes, decoder)
     if targets.size > MOST_SAMPLES or len(pictures) > MOST_PICTURES:
         raise Refused(f"a file has to hold at most {MOST_SAMPLES} samples, and {MOST_PICTURES} pictures")
@@ -673,7 +674,7 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
         # The aim is a little below what is allowed; more so, if fewer passes have left a smaller loss than all of them will.
         if quick:
             way = distance(tries, 0.95 * allowed)
-            quick = quick - 1 if abs(way) > STEPS // 8 else 0
+            quick = quick - 1 if abs(way) > STEPS // 8 and not PRESSES else 0
             exponent = max(finest, exponent + way)
             continue
 
@@ -769,7 +770,8 @@ def mean_squares(pictures, decoded):
 #     decoder    (height, width, channels * components), the components of a channel one after the other;
 #                if apart, an array for each component: (height, width, channels)
 #
-# All of them are written by `transfer`. Head and shapes, codes, and decoder are three groups, with chances of their own.
+# All of them are written by `transfer`, in three groups: head and shapes, codes, and decoder. What follows the last number is not
+# read; behind the end, zeros are.
 #
 # The coder is a binary range coder with adaptive chances (Martin 1979), in integers only, so that it decodes alike on every
 # machine. One function serves both directions: the decoder knows the same as the encoder when a bit comes, so both learn the
@@ -786,7 +788,7 @@ DIGIT, SIGN = LENGTHS, LENGTHS + 1  # kinds of bits; lower ones are the places i
 KIND = 4  # place in the contexts of a bit
 CONTEXTS = 65521  # chances per model; a prime, since contexts are taken modulo this
 # The logits, in 1/256, of chances from 1/8192 to 8191/8192, and the chances, in 1/65536, of logits from -1920 to 1920. No
-# entry is so near to a half that the last digits of a logarithm, or of an exponential, would change it.
+# entry is so near to a half that the last digits of a logarithm, or of an exponential, would change it: a test.
 LOGITS = np.int64(np.rint(-256 * np.log(4096 / (np.arange(4096) + 0.5) - 1)))
 CHANCES = np.int64(np.rint(65536 / (1 + np.exp(np.arange(1920, -1921, -1) / 256))))
 
@@ -861,14 +863,15 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
 
     A number is written as its length in bits, in unary; then its digits below the first; then its sign. What is written is its
     difference from a base: the median of left, above, and left + above - corner, if such differences were smaller so far in its
-    plane, otherwise 0. When numbers are read, they are 0 at first, and the bits given to `transfer_bit` are ignored.
+    plane, otherwise 0. Outside of the plane, all is 0. When numbers are read, they are 0 at first, and the bits given to
+    `transfer_bit` are ignored. Chances, weights, and what was found go on from array to array; all else begins anew.
     """
     row_size = count * columns
     gains = np.zeros(count, np.int64)  # how much smaller the differences were, for each plane
     totals = np.zeros((rows + 1, columns + 2), np.int64)  # of the sizes in all planes
     contexts = np.zeros(5, np.int64)
     place = first
-    back = row_size + first
+    back = row_size
     run = recent = 0
     for row in range(rows):
         for column in range(columns):
@@ -935,8 +938,8 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
                 number = base + digits
                 gains[k] += abs(number) - abs(number - median)
 
-                # What repeats: the number `back` places ago is guessed to come again, as `run` - 1 did. After a failure, the
-                # place is taken behind which the last six numbers, about, were found the last time.
+                # What repeats: the number `back` places ago, at first the one above, is guessed to come again, as `run` - 1 did.
+                # After a failure, the place is taken behind which the last six numbers, about, were found the last time.
                 if run and number == numbers[place - back]:
                     run += 1
                 else:
@@ -963,8 +966,9 @@ def transfer(coder, group, shapes, numbers=None):
     """Write arrays of these shapes, or read them if no numbers are given. Returns their numbers, one array after the other."""
     sizes = [rows * columns * planes for rows, columns, planes in shapes]
     if numbers is None:
-        numbers = np.zeros(sum(sizes))
-    numbers = np.array(numbers, np.int64).ravel()
+        numbers = np.zeros(sum(sizes), np.int64)
+    else:
+        numbers = np.array(numbers, np.int64).ravel()
     state, stream, *_, found = coder
     found[:] = 0
     first = 0
@@ -985,25 +989,25 @@ def transfer_record(coder, record=None):
     flags = {lapped, cosines, apart}
     if version != VERSION or channels not in (1, 3) or not flags <= {0, 1} or abs(exponent) > 64 * STEPS:
         raise ValueError("not a file of this version of the program")
-    refusal = ValueError("the file announces more than it can hold")
+    too_much = "the file announces more than it can hold"
     least, most = sorted([width, height])
     if least < 1 or most > MOST_SAMPLES or not 1 <= pictures <= MOST_PICTURES:
-        raise refusal
+        raise ValueError(too_much)
     if lapped and least < 2 * REACH or cosines and most > LARGEST_BASIS:
-        raise refusal
+        raise ValueError(too_much)
 
     shapes = transfer(coder, HEAD, [(pictures, 2, 1)], record and record.shapes)
     shapes = shapes.reshape(pictures, 2)
     if shapes.min() < 1 or shapes.max() > MOST_SAMPLES:
-        raise refusal
+        raise ValueError(too_much)
     grids = [(-(-tall // height), -(-wide // width), count) for tall, wide in shapes.tolist()]
     patches = sum(rows * columns for rows, columns, _ in grids)
     samples = width * height * channels
     if patches * samples > MOST_SAMPLES or not 0 <= count <= min(patches, samples):
-        raise refusal
+        raise ValueError(too_much)
     # A number takes 1/2048 of a bit at least, since no chance is above 1 - 1/2048.
     if record is None and count * (patches + samples) > 2**14 * len(coder[1]):
-        raise refusal
+        raise ValueError(too_much)
 
     layers = max(count, 1) if apart else 1
     codes = transfer(coder, CODES, grids, record and record.codes.T)
@@ -1032,8 +1036,9 @@ def unpack(content):
     """The record in the bytes of a file. Raises ValueError if they are damaged, or of another program."""
     if not isinstance(content, (bytes, bytearray, memoryview)):
         raise ValueError("content has to be the bytes of a file")
+    content = bytes(content)
     stream = np.frombuffer(bytearray(content), np.uint8)  # can be written, like that of `pack`: one type, compiled once
-    value = int.from_bytes(bytes(content[:4]).ljust(4, b"\0"), "big")
+    value = int.from_bytes(content[:4].ljust(4, b"\0"), "big")
     return transfer_record(fresh_coder(stream, 0, 0xFFFFFFFF, value, 4, 1))
 
 
@@ -1145,9 +1150,9 @@ POWER, GROWTH = 0.8, 1.15  # of the rotation in `lapping` (`tests/quality.py lap
 
 def lapping():
     """What `lap` does with the differences of pixels across a border, (REACH, REACH)."""
-    # The lapped orthogonal transform (Malvar 1990) is a rotation of these differences, the product of a DCT-II and a DCT-IV, with
-    # every other frequency negative. A part of it is better: its power, by its eigenvalues. GROWTH gives differences more bits, as
-    # errors of them are spread over more pixels (Tran, Liang and Tu 2003).
+    # The lapped orthogonal transform (Malvar 1990) is a rotation of these differences: a DCT-IV from the far end to the border, odd
+    # frequencies made negative, and an inverse DCT-II. A part of it is better: its power, by its eigenvalues. GROWTH gives
+    # differences more bits, as errors of them are spread over more pixels (Tran, Liang and Tu 2003).
     places = np.arange(REACH)
     fourth = np.cos(pi / REACH * np.outer(places + 0.5, places + 0.5)) * sqrt(2 / REACH)
     rotation = cosines(REACH).T * (-1) ** places @ fourth[:, ::-1]
@@ -1343,8 +1348,11 @@ def check_constants():
 
 def check_name(constant, name):
     """Refuse what can't be the name of a file or folder."""
-    if not isinstance(name, str) or "\0" in name:
-        raise Refused(f"{constant}: has to hold names like \"cat.pgm\" or \"outputs\"")
+    usable = isinstance(name, str) and "\0" not in name
+    with suppress(UnicodeError):
+        if usable and os.fsencode(name) is not None:
+            return
+    raise Refused(f"{constant}: has to hold names like 'cat.pgm' or 'outputs'")
 
 
 def load_pictures(images, width, height, folder):
@@ -1362,7 +1370,7 @@ def load_pictures(images, width, height, folder):
     pictures = []
     for name in names:
         path = HERE / os.path.expanduser(name)
-        if name not in PATTERNS and path.resolve().parent == folder.resolve():
+        if name not in PATTERNS and os.path.dirname(os.path.realpath(path)) == os.path.realpath(folder):
             raise Refused(f"IMAGES: {path} lies in OUTPUT_DIR, where results are replaced: copy it to another folder")
         pictures.append(draw(name, width, height) if name in PATTERNS else read_picture(path))
         if pictures[-1].ndim != pictures[0].ndim:
@@ -1443,6 +1451,12 @@ def report(folder, names, pictures, decoded, content, target_psnr):
 PRESSES = []  # what `note_ctrl_c` has noted
 
 
+def catch_ctrl_c():
+    """From here on, the program notes Ctrl-C; in a notebook it stays a KeyboardInterrupt, and where it is ignored, ignored."""
+    if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, note_ctrl_c)
+
+
 def note_ctrl_c(number, frame):
     """Note Ctrl-C: `train` and `compress` then come to an end. A second press ends the program."""
     PRESSES.append(number)
@@ -1503,17 +1517,15 @@ def load_kernels():
 
     listener = Compiling()
     with install_listener("numba:compile", listener), redirect_stdout(StringIO()):
-        for once_more in (True, False):
+        for first_try in (True, False):
             try:
-                rehearse(listener)
+                rehearse(listener, first_try)
                 break
             except Exception as error:
-                if not failed_to_load(error) or not once_more:
+                if not failed_to_load(error) or not first_try:
                     raise Refused(f"machine code: {error}") from None
             for path in MACHINE_CODE.glob(FILES):
                 path.unlink(missing_ok=True)
-    if PRESSES:
-        raise KeyboardInterrupt
 
 
 def failed_to_load(error):
@@ -1522,13 +1534,13 @@ def failed_to_load(error):
     return "caching.py" in files and "parallel.py" not in files
 
 
-def rehearse(listener):
+def rehearse(listener, may_fork):
     """Do all that needs kernels for a picture of one pixel: then they are compiled, or loaded."""
     # On Linux a child process, which begins as a copy of this one, compiles half of them, if there are none. This process then
-    # loads what it has saved. In a notebook there may be threads, of which there can't be copies.
+    # loads what it has saved. Where there may be threads already, as in a notebook, there can't be a copy.
     child = None
-    alone = __name__ == "__main__" and sys.platform == "linux" and os.access(HERE, os.W_OK)
-    if alone and not any(MACHINE_CODE.glob(FILES)):
+    alone = may_fork and __name__ == "__main__" and sys.platform == "linux"
+    if alone and os.access(HERE, os.W_OK) and not any(MACHINE_CODE.glob(FILES)):
         child = get_context("fork").Process(target=compile_in_child, args=(listener,))
         child.start()
     one = np.ones((1, 1), float32)
@@ -1570,8 +1582,6 @@ def main():
 
 
 if __name__ == "__main__":
-    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # a press that is ignored, as in the background of a shell, stays ignored
-        signal.signal(signal.SIGINT, note_ctrl_c)
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # if nobody reads any more, the program ends
     sys.exit(main())

@@ -65,7 +65,7 @@ class Coder:
         numbers = repeat(0) if self.reading else iter(numbers)
         past, found = [], {}
         for rows, columns, planes in shapes:
-            first, back, run = len(past), len(past) + columns * planes, 0
+            first, back, run = len(past), columns * planes, 0
             grid = np.zeros((planes, rows + 1, columns + 2), int).tolist()  # with zeros around, and so is `sizes`
             sizes = np.zeros((rows + 1, columns + 2), int).tolist()
             gains = planes * [0]

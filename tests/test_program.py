@@ -596,7 +596,7 @@ def test_an_edited_constant_compiles_nothing_and_an_edited_kernel_of_the_coder_d
     shorter = "def run():\n    load_kernels()\n    say(transfer_record_of(range(99)))\n\n\n"
     shorter += "def transfer_record_of(numbers):\n    coder = fresh_coder(np.zeros(9999, np.uint8), 0, 0xFFFFFFFF, 0, 0, 0)\n"
     shorter += "    transfer(coder, CODES, [(3, 11, 3)], numbers)\n    return zlib.crc32(coder[1])\n\n\n"
-    shorter += "def rehearse(listener):\n    transfer_record_of([1] * 99)\n\n\n"
+    shorter += "def rehearse(*arguments):\n    transfer_record_of([1] * 99)\n\n\n"
     text = script.read_text().replace("def main():", shorter + "def main():")
     before = contents(tmp_path / "__pycache__")
     script.write_text(text)
@@ -646,17 +646,17 @@ def test_damaged_machine_code_is_compiled_anew(load, tmp_path, damages):
 
 
 def test_damaged_machine_code_is_compiled_anew_even_if_ctrl_c_is_pressed(copy, tmp_path):
-    """The press ends the program when it has compiled, so the next run needn't."""
+    """The press ends the program at once; the next run compiles what is missing."""
     script = copy(**SMALL)
     damage(tmp_path / "__pycache__", "train_epoch", "empty")
     process = start_group(script)
     assert process.stdout.readline() == "compiling ...\n"
     press(process)
     status, output, errors = finish(process)
-    assert (status, output) == (130, "") and re.fullmatch(ONE_LINE, errors)
+    assert (status, output, errors) == (-signal.SIGINT, "", "")
     assert set(contents(tmp_path / "outputs")) == GENERATED
     status, output, errors = run_process(script)
-    assert (status, errors) == (0, "") and "compiling" not in output
+    assert (status, errors) == (0, "")
     check_results(tmp_path / "outputs", output)
 
 
@@ -691,7 +691,7 @@ def test_the_first_run_and_later_ones_learn_the_same_for_a_plain_processor_too(t
     edit(tmp_path)
     code = """if True:
         import neural_compression as nc, numpy as np, zlib
-        nc.rehearse = lambda listener: None
+        nc.rehearse = lambda *arguments: None
         targets = np.random.default_rng(0).random((40, 30), np.float32)
         codes, decoder, losses = nc.train(targets, *nc.start(targets, 5, 0), 20)
         numbers = nc.choose(*nc.components(codes, decoder, False), 0.5, 3, targets, None)
@@ -769,7 +769,7 @@ def test_ctrl_c_at_any_moment_saves_results_or_an_earlier_run_stays(copy, tmp_pa
 def test_ctrl_c_while_it_compiles_is_one_line(tmp_path, words):
     script = says_that_it_imports(tiny(tmp_path))
     lines = check_ended(press_behind(start_group(script), words)).splitlines()
-    assert lines == ["importing", "compiling ...", "36"][: len(lines)]
+    assert [line for line in lines if line != "compiling ..."] == ["importing", "36"][: len(set(lines) - {"compiling ..."})]
     assert run_process(script)[1].endswith("36\n")
 
 
