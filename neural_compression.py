@@ -148,7 +148,8 @@ def adam(vectors, gradient, mean, square, rate, share):
     for n in range(size):
         change = gradient[squared_length, n] - square[0, n]
         square[0, n] += float32(share) * change
-        gradient[step, n] = float32(rate) / (sqrt(square[0, n]) + float32(1e-8))
+        length = sqrt(square[0, n])
+        gradient[step, n] = float32(rate) / (length + float32(1e-8))
     for k in range(len(mean)):
         for n in range(size):
             vectors[k, n] -= gradient[step, n] * mean[k, n]
@@ -288,12 +289,14 @@ def start(targets, latent_dim, seed):
         logits -= logits.mean(axis=0)
         logits = np.rint(1024 * np.float64(logits))
         if patches <= samples:
-            codes = eigh(logits @ logits.T)[1][:, -latent_dim:]
+            axes = eigh(logits @ logits.T)[1]
+            codes = axes[:, -latent_dim:]
         else:
-            codes = logits @ eigh(logits.T @ logits)[1][:, -latent_dim:]
+            axes = eigh(logits.T @ logits)[1]
+            codes = logits @ axes[:, -latent_dim:]
         # The numbers get a mean square of 1, like the 1 behind them, and a little noise, so that all of them learn. They are
         # rounded, since the last digits of eigenvectors do depend on threads.
-        codes *= sqrt(patches) / np.maximum(norm(codes, axis=0), 1e-3)
+        codes = codes * (sqrt(patches) / np.maximum(norm(codes, axis=0), 1e-3))
         noise = np.random.default_rng(seed).standard_normal(codes.shape)
         codes = np.rint(1024 * codes) / 1024 + 0.01 * noise
     return np.insert(codes, latent_dim, 1, axis=1), np.zeros((latent_dim + 1, samples))
@@ -323,7 +326,9 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10, gain
 
     # How far a logit moves with its sample's vector depends on how long codes are. A code's last number, the 1, isn't learned.
     code_length = sqrt(np.sum(np.square(codes, dtype=float)) / patches)
-    sides = [(codes.T, rows - 1, CODE_RATE * learning_rate), (decoder, rows, SAMPLE_RATE * learning_rate / code_length)]
+    code_side = codes.T, rows - 1, CODE_RATE * learning_rate
+    sample_side = decoder, rows, SAMPLE_RATE * learning_rate / code_length
+    sides = [code_side, sample_side]
     if patches > samples:
         targets = targets.T
     else:
@@ -443,7 +448,9 @@ def choose(codes, decoder, step, passes, targets, bases):
         # perhaps in cosines.
         lengths = row_lengths(codes)
         eighths = np.ascontiguousarray(np.rint(8 * per_length * lengths), float32)
-        move(eighths, float32(step / 8 * codes / lengths), targets_by_sample, np.zeros_like(eighths))
+        units = float32(step / 8 * codes / lengths)
+        no_costs = np.zeros_like(eighths)
+        move(eighths, units, targets_by_sample, no_costs)
         codes, decoder = without_zeros(codes, round_decoder(eighths / 8, bases))
     return np.int64(codes), np.int64(decoder)
 
@@ -635,7 +642,8 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     # At the finest step, the longest row of codes is 2^22 steps long: float32 holds such whole numbers. It is the last
     # resort, so there is no choosing either. The 1e-9 is for codes that are all 0. The first step is a guess for photographs.
     codes, decoder = components(codes, decoder, apart)
-    finest = ceil(STEPS * log2(norm(codes, axis=1).max() / 2**22 + 1e-9))
+    longest = norm(codes, axis=1).max()
+    finest = ceil(STEPS * log2(longest / 2**22 + 1e-9))
     exponent = finest
     if allowed > 0:
         exponent = max(finest, round(STEPS * log2(16 * sqrt(allowed))))
@@ -664,7 +672,9 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
         say(f"rounding step {step_of(exponent):.4g}: {quality(loss)}")
 
         # If an octave finer makes little difference, the target is out of reach. What is nearly as good is taken then.
-        if tries and target_psnr and not empty and loss > max(allowed, 0.9 * tries[-1][1]) and exponent <= tries[-1][0] - STEPS:
+        last, last_loss = tries[-1] if tries else (exponent, inf)
+        flat = exponent <= last - STEPS and loss > 0.9 * last_loss
+        if target_psnr and loss > allowed and flat and not empty:
             say(f"TARGET_PSNR {target_psnr} is out of reach: more EPOCHS or a larger LATENT_DIM would allow more")
             allowed = 1.06 * loss
             enough = 0.95
@@ -824,12 +834,14 @@ def transfer_bit(state, stream, chances, weights, contexts, bit):
         low = middle + 1
 
     # A model's weight grows if it leaned to the side of the bit, and so much more as the bit was unexpected.
+    surprise = 65536 * bit - chance
     for j in range(4):
         place = (64 * contexts[j] + kind) % CONTEXTS
         own = chances[j, place, 0]
         used = chances[j, place, 1]
-        weights[kind, j] += (65536 * bit - chance) * LOGITS[own >> 4] >> 15
-        chances[j, place, 0] = own + (65535 * bit - own) // (used + 2)
+        weights[kind, j] += surprise * LOGITS[own >> 4] >> 15
+        own += (65535 * bit - own) // (used + 2)
+        chances[j, place, 0] = own
         chances[j, place, 1] = min(used + 1, 127)
 
     # Bytes that low and high share are certain.
@@ -984,10 +996,13 @@ def transfer(coder, group, shapes, numbers=None):
 def transfer_record(coder, record=None):
     """Write a record, or read one if none is given. Returns it."""
     head = record and [VERSION, *record[:7], len(record.codes), len(record.shapes)]
-    version, *head, count, pictures = transfer(coder, HEAD, [(10, 1, 1)], head).tolist()
+    head = transfer(coder, HEAD, [(10, 1, 1)], head)
+    version, *head, count, pictures = head.tolist()
     channels, width, height, lapped, cosines, apart, exponent = head
     flags = {lapped, cosines, apart}
-    if version != VERSION or channels not in (1, 3) or not flags <= {0, 1} or abs(exponent) > 64 * STEPS:
+    if version != VERSION or channels not in (1, 3):
+        raise ValueError("not a file of this version of the program")
+    if not flags <= {0, 1} or abs(exponent) > 64 * STEPS:
         raise ValueError("not a file of this version of the program")
     too_much = "the file announces more than it can hold"
     least, most = sorted([width, height])
@@ -1000,8 +1015,13 @@ def transfer_record(coder, record=None):
     shapes = shapes.reshape(pictures, 2)
     if shapes.min() < 1 or shapes.max() > MOST_SAMPLES:
         raise ValueError(too_much)
-    grids = [(-(-tall // height), -(-wide // width), count) for tall, wide in shapes.tolist()]
-    patches = sum(rows * columns for rows, columns, _ in grids)
+    patches = 0
+    grids = []
+    for tall, wide in shapes.tolist():
+        rows = -(-tall // height)
+        columns = -(-wide // width)
+        patches += rows * columns
+        grids.append((rows, columns, count))
     samples = width * height * channels
     if patches * samples > MOST_SAMPLES or not 0 <= count <= min(patches, samples):
         raise ValueError(too_much)
@@ -1134,9 +1154,10 @@ def png(picture):
     size = width.to_bytes(4, "big") + height.to_bytes(4, "big")
     colour_type = b"\2" if picture.ndim == 3 else b"\0"
     lines = np.insert(picture.reshape(height, -1), 0, 0, axis=1)  # each begins with a 0: no filter
-    chunks = b"IHDR" + size + b"\x08" + colour_type + b"\0\0\0", b"IDAT" + zlib.compress(lines), b"IEND"
+    head = b"IHDR" + size + b"\x08" + colour_type + b"\0\0\0"
+    data = b"IDAT" + zlib.compress(lines)
     file = b"\x89PNG\r\n\x1a\n"
-    for chunk in chunks:
+    for chunk in (head, data, b"IEND"):
         length = len(chunk) - 4
         checksum = zlib.crc32(chunk)
         file += length.to_bytes(4, "big") + chunk + checksum.to_bytes(4, "big")
@@ -1154,7 +1175,8 @@ def lapping():
     # frequencies made negative, and an inverse DCT-II. A part of it is better: its power, by its eigenvalues. GROWTH gives
     # differences more bits, as errors of them are spread over more pixels (Tran, Liang and Tu 2003).
     places = np.arange(REACH)
-    fourth = np.cos(pi / REACH * np.outer(places + 0.5, places + 0.5)) * sqrt(2 / REACH)
+    angles = pi / REACH * np.outer(places + 0.5, places + 0.5)
+    fourth = np.cos(angles) * sqrt(2 / REACH)
     rotation = cosines(REACH).T * (-1) ** places @ fourth[:, ::-1]
     values, vectors = eig(rotation)
     power = vectors * values**POWER @ inv(vectors)
@@ -1281,7 +1303,8 @@ def comparison(pictures, decoded):
         cell_height = tallest // every + 2
         below = cell_height - len(cells[0])
         margins = [(0, below), (0, 2), (0, 0)][: original.ndim]  # grey lines between the cells
-        columns.append(np.vstack([np.pad(cell, margins, constant_values=128) for cell in cells[:rows]]))
+        cells = [np.pad(cell, margins, constant_values=128) for cell in cells[:rows]]
+        columns.append(np.vstack(cells))
     return np.hstack(columns)
 
 
@@ -1362,7 +1385,8 @@ def load_pictures(images, width, height, folder):
         path = HERE / os.path.expanduser(name)
         found = [name]
         if name not in PATTERNS and not os.path.isfile(path):
-            found = sorted(filter(os.path.isfile, glob(escape(str(path)).replace("[*]", "*"))))
+            pattern = escape(str(path)).replace("[*]", "*")
+            found = sorted(filter(os.path.isfile, glob(pattern)))
         if not found:
             raise Refused(f"IMAGES: {path} matches no file, and {name} none of the patterns {', '.join(PATTERNS)}")
         names += found
@@ -1372,10 +1396,12 @@ def load_pictures(images, width, height, folder):
         path = HERE / os.path.expanduser(name)
         if name not in PATTERNS and os.path.dirname(os.path.realpath(path)) == os.path.realpath(folder):
             raise Refused(f"IMAGES: {path} lies in OUTPUT_DIR, where results are replaced: copy it to another folder")
-        pictures.append(draw(name, width, height) if name in PATTERNS else read_picture(path))
-        if pictures[-1].ndim != pictures[0].ndim:
+        picture = draw(name, width, height) if name in PATTERNS else read_picture(path)
+        pictures.append(picture)
+        if picture.ndim != pictures[0].ndim:
             raise Refused(f"IMAGES: {names[0]} and {name}: grey and colour can't be mixed")
-    return [name.removeprefix(f"{HERE}{os.sep}") for name in names], pictures
+    beside = f"{HERE}{os.sep}"
+    return [name.removeprefix(beside) for name in names], pictures
 
 
 def write_patterns(folder, names, pictures):
@@ -1436,8 +1462,9 @@ def quality(mean_square):
 def report(folder, names, pictures, decoded, content, target_psnr):
     """Print what came back of each picture, and the bytes."""
     losses, loss = mean_squares(pictures, decoded)
+    kind = ending(pictures[0])
     for n, (name, each) in enumerate(zip(names, losses)):
-        say(f"final_decoded_{n}.{ending(pictures[n])}: {name}: {quality(each)}")
+        say(f"final_decoded_{n}.{kind}: {name}: {quality(each)}")
     say(f"all pictures: {quality(loss)}")
     size = len(content)
     raw = sum(picture.size for picture in pictures)
@@ -1476,8 +1503,12 @@ class Locator(InTreeCacheLocator):
     # Kernels call each other, so the machine code of each is up to date as long as the text of all is, and the numbers and tables
     # that they use. It can only be loaded in a module of the same name.
     def get_source_stamp(self):
-        used = sorted({name for kernel in KERNELS for name in kernel.py_func.__code__.co_names if name.isupper()})
-        return "".join(getsource(kernel.py_func) for kernel in KERNELS) + repr([np.array(globals()[name]).tolist() for name in used])
+        text = ""
+        for kernel in KERNELS:
+            text += getsource(kernel.py_func)
+            used = [name for name in kernel.py_func.__code__.co_names if name.isupper()]
+            text += repr([np.array(globals()[name]).tolist() for name in used])
+        return text
 
     def get_disambiguator(self):
         return __name__
@@ -1553,8 +1584,10 @@ def rehearse(listener, may_fork):
 def rehearse_file():
     """The half of `rehearse` that can be done in a process of its own."""
     one = np.ones((1, 1), float32)
-    choose(one, one, 1, 1, one, None)
-    decode(unpack(pack(Record(1, 1, 1, 0, 0, 0, 0, np.array([[1, 1]]), np.int64(one), np.int64(one)))))
+    numbers = choose(one, one, 1, 1, one, None)
+    shapes = np.array([[1, 1]])
+    content = pack(Record(1, 1, 1, 0, 0, 0, 0, shapes, *numbers))
+    unpack(content)
 
 
 def compile_in_child(listener):
