@@ -669,7 +669,7 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
         empty = numbers[0].size == 0
         record = Record(*head, exponent, shapes, *numbers)
         losses, loss = mean_squares(pictures, decode(record))
-        say(f"rounding step {step_of(exponent):.4g}: {quality(loss)}")
+        say(f"rounding step {step_of(exponent):.4g}: {quality(loss)}{', a first look' if quick else ''}")
 
         # If an octave finer makes little difference, the target is out of reach. What is nearly as good is taken then.
         last, last_loss = tries[-1] if tries else (exponent, inf)
