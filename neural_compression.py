@@ -5,13 +5,12 @@ into samples: a linear map with a bias, then a sigmoid. Training moves both by g
 both are rounded to whole numbers, chosen by what they cost, and written to a file by an entropy coder.
 
 Run this file, look at the pictures in OUTPUT_DIR, edit a constant, run it again. From a notebook, the same in five calls: cut,
-start, train, compress and decompress, as in `run`. Left out are deeper decoders, prediction between patches, and transparency.
+start, train, compress and decompress, as in `run`. Left out are deeper decoders, prediction of samples, and transparency.
 """
 
 import signal
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until training begins, Ctrl-C ends the program at once
-
 import os
 import re
 import sys
@@ -28,6 +27,7 @@ from time import perf_counter
 from traceback import extract_tb
 from typing import NamedTuple
 
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # where eigenvalues are equal, eigenvectors would depend on the number of threads
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # threads wait awake for the next epoch, and sleep soon after
 import numpy as np
 from numba import config, get_thread_id, njit, prange
@@ -46,7 +46,7 @@ EPOCHS = 1000  # training steps, each over all samples of all patches
 LEARNING_RATE = 1.0  # how far a step goes, at most 2; 1 suits every picture that was tried
 TARGET_PSNR = None  # dB that the compressed file has to reach; None asks for all that was learned
 LOG_EVERY = 10  # epochs per line of the log
-SEED = 0  # seed of the random numbers that training starts from
+SEED = 0  # seed of the random numbers that training starts from; three patterns need none
 OUTPUT_DIR = "outputs"  # folder for the results, beside this program
 
 HERE = Path(__file__).resolve().parent
@@ -275,7 +275,7 @@ def start(targets, latent_dim, seed):
     check("latent_dim", latent_dim, Integral, 1, 10**6)
     check("seed", seed, Integral, 0, 10**9)
     patches, samples = targets.shape
-    latent_dim = min(latent_dim, patches, samples)
+    latent_dim = min(int(latent_dim), patches, samples)
     if latent_dim == patches:
         # Each patch has a direction of its own. A step for one patch changes the others only through the 1 behind each code,
         # that is, through the bias. Long codes make this influence small.
@@ -316,9 +316,10 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10, gain
     check("log_every", log_every, Integral, 1, 10**9)
     check("learning_rate", learning_rate, Real, 0.001, 2)
     check("gain", gain, Real, 1, 10)
+    epochs, log_every = int(epochs), int(log_every)
     load_kernels()
 
-    # Where all is nearly the same grey, logits have only a little way to go: steps are small, so that few epochs suffice.
+    # Where all is nearly middle grey, logits have only a little way to go: steps are small, so that few epochs suffice.
     patches, samples = targets.shape
     rows = len(decoder)
     contrast = sqrt(np.mean((targets - 0.5) ** 2, dtype=float))
@@ -345,12 +346,12 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10, gain
 
     losses = []
     total_weight = 0
-    scale = gain / (patches * samples)
+    scale = float(gain) / (patches * samples)
     began = perf_counter()
-    with suppress(KeyboardInterrupt):
+    try:
         for epoch in range(epochs):
             # The rates fall to 0 along half a cosine (Loshchilov and Hutter 2017), while the running means grow longer,
-            # from 5 epochs to 20: this acts like larger batches (Smith and others 2018). In a running mean, the weight of a
+            # from 5 epochs to 20, which acts like larger batches (Smith and others 2018). In a running mean, the weight of a
             # gradient falls by the factor beta per epoch. With the share 1 / total weight for the newest, it is a mean from
             # the first epoch on (Adam's bias correction).
             falling = (1 + cos(pi * epoch / epochs)) / 2
@@ -363,6 +364,9 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10, gain
             if PRESSES:
                 say(f"Ctrl-C: training ends after epoch {epoch + 1}")
                 break
+    except KeyboardInterrupt:
+        if PRESSES:  # a second press ends the program
+            raise
     # The vectors of a side are its first array, in tiles.
     vectors = [np.concatenate(side[0], axis=1) for side in (long_side, short_side)]
     codes, decoder = vectors if patches > samples else reversed(vectors)
@@ -380,13 +384,15 @@ def log_epoch(losses, epochs, log_every, seconds):
 
 # ---------------------------------------------------------------------------------------------- rounding
 #
-# From here on, codes and decoder are expressed in components, most of whose numbers round to 0:
+# From here on, codes are transposed, and the bias is a row of the decoder like others. Both are expressed in components, most of
+# whose numbers round to 0:
 #
 #     codes      (components, patches), decoder (components, samples): logits = codes.T @ decoder
 #
-# Their whole numbers have the same names and layouts. With |codes| the length of a component's row of whole codes:
+# Their whole numbers have the same names and layouts. With |codes| the length of a component's row of whole codes, and with the
+# decoder turned back if it is expressed in cosines:
 #
-#     logits = step * (codes / |codes|).T @ decoder
+#     logits = step * (codes / |codes|).T @ turn_back(decoder, bases)
 #
 # so that 1 more in a code and 1 more in the decoder add about as much to the squared error of the logits: about step^2.
 
@@ -395,8 +401,8 @@ PRICE = 0.15  # squared error allowed per bit saved; 1 is what a number wrong by
 PASSES = 3, 20  # least and most passes in which `choose` improves the numbers
 QUICK = 1  # passes of the first tries of a step
 OWN_CODE = 16  # code of a patch that has a component of its own
-BUSY = 0.7  # how much the numbers of a vector count for its costs: see `bit_costs`
-ZERO_BELOW = 0.8  # cosines of the decoder below this become 0 (`tests/quality.py rounding`)
+BUSY = 0.7  # how much a vector with more numbers than others is expected to have larger ones: see `bit_costs`
+ZERO_BELOW = 0.8  # cosines of the decoder with absolute values below this become 0 (`tests/quality.py rounding`)
 
 
 def components(codes, decoder, apart):
@@ -410,8 +416,8 @@ def components(codes, decoder, apart):
         return OWN_CODE * np.eye(len(codes)), logits / OWN_CODE
 
     # Otherwise components are those of the singular value decomposition of the logits, so that most of the bits are in few of
-    # them. The rows of the decoder get a length of 1. Only the lengths and angles of codes matter for them, so a small matrix
-    # `root` with root.T @ root = codes.T @ codes takes the place of the codes.
+    # them. The rows of the decoder get a length of 1. They depend on the codes only through codes.T @ codes, so the decomposition
+    # is that of a small matrix, with `root` in the place of the codes: root.T @ root = codes.T @ codes.
     squares, axes = eigh(codes.T @ codes)
     root = np.sqrt(np.maximum(squares, 0))[:, None] * axes.T
     rows = svd(root @ decoder, full_matrices=False)[2]
@@ -614,8 +620,6 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     width, height = int(width), int(height)
     lapped = int(gain != 1)
     targets, codes, decoder = check_model(targets, codes, decoder)
-    if targets.size > MOST_SAMPLES or len(pictures) > MOST_PICTURES:
-        raise Refused(f"a file has to hold at most {MOST_SAMPLES} samples, and {MOST_PICTURES} pictures")
     if target_psnr is not None:
         check("target_psnr", target_psnr, Real, 1, 100)
     load_kernels()
@@ -623,13 +627,14 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     # Pictures that training made exact have to stay exact, unless training surpassed the target, which gives room.
     full_shapes = [picture.shape for picture in pictures]
     learned = assemble(np.float64(codes) @ decoder, full_shapes, width, height, lapped)
-    losses, loss = mean_squares(pictures, learned)
+    losses, learned_loss = mean_squares(pictures, learned)
     exact = losses == 0
-    if target_psnr is None:
-        allowed = 1.01 * loss
-    else:
+    allowed = 1.01 * learned_loss
+    if target_psnr is not None:
         allowed = 10 ** (-float(target_psnr) / 10)
-        exact &= loss >= allowed
+        exact &= learned_loss >= allowed
+    missed = learned_loss > allowed  # then the target may be out of reach
+    out_of_reach = f"TARGET_PSNR {target_psnr} is out of reach: more EPOCHS or a larger LATENT_DIM would allow more"
 
     # What the decoder has to know is a number in the file: see `Record`.
     channels = targets.shape[1] // (width * height)
@@ -650,13 +655,14 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     elif finest < 0:
         exponent = 0
 
-    # More passes of choosing make smaller files; large pictures get fewer of them. Choosing trades error for bits, so there
-    # is none where all has to be exact. The first tries have few passes, and only say where to go on.
+    # More passes of choosing make smaller files; large pictures get fewer of them: `most`. Choosing trades error for bits, so there
+    # is none where all has to be exact. The first tries, `quick` of them at most, have one pass, and only say where to go on.
     most = 0 if exact.all() else int(np.clip(1e7 / targets.size, *PASSES))
     quick = 4 if most > QUICK else 0
 
-    # `good` is the coarsest exponent that has passed, `bad` the finest that has failed; nothing between them has been tried.
-    # What is kept in `best` has passed.
+    # `good` is the coarsest exponent that has passed, `bad` the finest that has failed; nothing between them has been tried with all
+    # passes. What is kept in `best` has passed, or came nearest if nothing did. `way` is how far to go, coarser if above 0, and `stride` how
+    # far at least. A try that passes with more than `enough` of the loss that is allowed ends the search.
     best = None
     good, bad = -inf, inf
     stride, enough = 1, 0.97
@@ -674,11 +680,13 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
         # If an octave finer makes little difference, the target is out of reach. What is nearly as good is taken then.
         last, last_loss = tries[-1] if tries else (exponent, inf)
         flat = exponent <= last - STEPS and loss > 0.9 * last_loss
-        if target_psnr and loss > allowed and flat and not empty:
-            say(f"TARGET_PSNR {target_psnr} is out of reach: more EPOCHS or a larger LATENT_DIM would allow more")
+        if missed and loss > allowed and flat and not empty:
+            say(out_of_reach)
             allowed = 1.06 * loss
             enough = 0.95
-            target_psnr = None
+            missed = False
+        if loss <= min((other for _, other in tries), default=inf):
+            nearest = record
         tries.append((exponent, loss))
 
         # The aim is a little below what is allowed; more so, if fewer passes have left a smaller loss than all of them will.
@@ -690,14 +698,19 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
 
         way = distance(tries, 0.985 * allowed)
         passed = loss <= allowed and not losses[exact].any()
-        if passed or exponent == finest:
+        if passed:
             best = record
             good = exponent
             way = max(way, stride)
         else:
             bad = exponent
             way = min(way, -stride)
-        if best and (PRESSES or empty or passed and loss > enough * allowed > 0):
+        if exponent == finest and not passed:
+            best = nearest
+            if missed:
+                say(out_of_reach)
+            break
+        if best and (PRESSES or passed and (empty or loss > enough * allowed > 0)):
             break
 
         # The stride doubles, so that flat stretches are passed. If it leads out of the interval, the middle is taken.
@@ -884,7 +897,7 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
     contexts = np.zeros(5, np.int64)
     place = first
     back = row_size
-    run = recent = 0
+    streak = recent = 0
     for row in range(rows):
         for column in range(columns):
             totals_near = 2 * totals[row + 1, column] + totals[row, column]
@@ -906,7 +919,7 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
                 number = numbers[place] - base
                 size = abs(number)
                 guess = numbers[place - back] - base if back <= place else 0
-                trust = 2 * min(run, 15)
+                trust = 2 * min(streak, 15)
                 plane = 256 * group + k
 
                 # Contexts of a length: the neighbours, and how many planes before had a number; the sizes in all planes near by
@@ -950,17 +963,18 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
                 number = base + digits
                 gains[k] += abs(number) - abs(number - median)
 
-                # What repeats: the number `back` places ago, at first the one above, is guessed to come again, as `run` - 1 did.
-                # After a failure, the place is taken behind which the last six numbers, about, were found the last time.
-                if run and number == numbers[place - back]:
-                    run += 1
+                # What repeats: the number `back` places ago, at first the one above, is guessed to come again. `streak` is 1 more
+                # than the guesses in a row that were right, or 0. After a failure, the place is taken behind which the last six
+                # numbers were found the last time, by a hash of them: 40^6 is a multiple of 2^18, so older ones drop out.
+                if streak and number == numbers[place - back]:
+                    streak += 1
                 else:
-                    run = 0
+                    streak = 0
                 numbers[place] = number
                 place += 1
                 recent = (40 * recent + number) & 0x3FFFF
-                if run == 0 and found[recent]:
-                    run = 1
+                if streak == 0 and found[recent]:
+                    streak = 1
                     back = place - found[recent]
                 found[recent] = place
             totals[row + 1, column + 1] = total
@@ -998,8 +1012,8 @@ def transfer_record(coder, record=None):
     head = record and [VERSION, *record[:7], len(record.codes), len(record.shapes)]
     head = transfer(coder, HEAD, [(10, 1, 1)], head)
     version, *head, count, pictures = head.tolist()
-    channels, width, height, lapped, cosines, apart, exponent = head
-    flags = {lapped, cosines, apart}
+    channels, width, height, lapped, in_cosines, apart, exponent = head
+    flags = {lapped, in_cosines, apart}
     if version != VERSION or channels not in (1, 3):
         raise ValueError("not a file of this version of the program")
     if not flags <= {0, 1} or abs(exponent) > 64 * STEPS:
@@ -1008,7 +1022,7 @@ def transfer_record(coder, record=None):
     least, most = sorted([width, height])
     if least < 1 or most > MOST_SAMPLES or not 1 <= pictures <= MOST_PICTURES:
         raise ValueError(too_much)
-    if lapped and least < 2 * REACH or cosines and most > LARGEST_BASIS:
+    if lapped and least < 2 * REACH or in_cosines and most > LARGEST_BASIS:
         raise ValueError(too_much)
 
     shapes = transfer(coder, HEAD, [(pictures, 2, 1)], record and record.shapes)
@@ -1029,6 +1043,7 @@ def transfer_record(coder, record=None):
     if record is None and count * (patches + samples) > 2**14 * len(coder[1]):
         raise ValueError(too_much)
 
+    # The decoder is written in so many arrays: one per component, or one in all.
     layers = max(count, 1) if apart else 1
     codes = transfer(coder, CODES, grids, record and record.codes.T)
     codes = codes.reshape(patches, count).T
@@ -1074,8 +1089,8 @@ def radial(x, y, width, height):
 def sine(x, y, width, height):
     """Product of two sine waves, SINE_FREQUENCY periods along each side."""
     check("SINE_FREQUENCY", SINE_FREQUENCY, Real, -1e9, 1e9)
-    turn = 2 * pi * SINE_FREQUENCY
-    return (1 + np.sin(turn * x / width) * np.sin(turn * y / height)) / 2
+    phase = 2 * pi * SINE_FREQUENCY
+    return (1 + np.sin(phase * x / width) * np.sin(phase * y / height)) / 2
 
 
 def checkerboard(x, y, width, height):
@@ -1179,7 +1194,7 @@ def lapping():
     fourth = np.cos(angles) * sqrt(2 / REACH)
     rotation = cosines(REACH).T * (-1) ** places @ fourth[:, ::-1]
     values, vectors = eig(rotation)
-    power = vectors * values**POWER @ inv(vectors)
+    power = (vectors * values**POWER) @ inv(vectors)
     return GROWTH * power.real
 
 
@@ -1253,13 +1268,13 @@ def cut(pictures, width, height):
     check("height", height, Integral, 1, 10**6)
     width, height = int(width), int(height)
 
+    # Along each axis, 2 * REACH of `size` pixels are lapped. Of errors like white noise, `noise` is left there by `unlap`: sums keep
+    # theirs, differences are multiplied. Undoing the squeeze multiplies by STRETCH, its square by STRETCH per axis.
     gain = 1.0
     lapped = pays_to_lap(pictures, width, height)
-    if lapped:
-        # At borders, half of what comes out of `unlap` is sums, which stay, and half is differences. Errors are taken for white noise.
-        noise = (1 + norm(inv(LAPPING)) ** 2 / REACH) / 2
-        for size in (width, height):
-            gain *= STRETCH * (1 - (1 - noise) * 2 * REACH / size)
+    noise = (1 + norm(inv(LAPPING)) ** 2 / REACH) / 2
+    for size in (width, height) if lapped else ():
+        gain *= STRETCH * (1 - (1 - noise) * 2 * REACH / size)
 
     patches = []
     for picture in pictures:
@@ -1272,7 +1287,10 @@ def cut(pictures, width, height):
         line = width * values.shape[2]
         grid = values.reshape(len(values) // height, height, -1, line)
         patches.append(grid.swapaxes(1, 2).reshape(-1, height * line))
-    return np.ascontiguousarray(np.concatenate(patches)), gain
+    targets = np.ascontiguousarray(np.concatenate(patches))
+    if targets.size > MOST_SAMPLES or len(pictures) > MOST_PICTURES:
+        raise Refused(f"pictures have to be at most {MOST_PICTURES}, of {MOST_SAMPLES} samples together")
+    return targets, gain
 
 
 def join(patches, shapes, width, height):
@@ -1554,13 +1572,14 @@ def load_kernels():
                 break
             except Exception as error:
                 if not failed_to_load(error) or not first_try:
+                    LOADED.clear()
                     raise Refused(f"machine code: {error}") from None
             for path in MACHINE_CODE.glob(FILES):
                 path.unlink(missing_ok=True)
 
 
 def failed_to_load(error):
-    """Whether an exception came up where numba loads machine code, which then is damaged; unless it can't start its threads."""
+    """Whether an exception comes from numba as it loaded machine code, which then is damaged, and not as it started threads."""
     files = {Path(frame.filename).name for frame in extract_tb(error.__traceback__)}
     return "caching.py" in files and "parallel.py" not in files
 

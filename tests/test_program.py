@@ -532,6 +532,7 @@ def train(*arguments):
 
 def choose(*arguments):
     power(1)
+    return ()
 
 decode = unpack = pack = Record = lambda *arguments: None
 '''  # fmt: skip
@@ -779,7 +780,7 @@ def test_a_second_ctrl_c_ends_the_program_and_an_earlier_run_stays(copy, tmp_pat
     before, search, after = script.read_text().partition("\ndef choose(")
     script.write_text(before + "\ndef choose(*arguments):\n    say('choosing')\n    signal.pause()\n\n\ndef chosen(" + after)
     assert search
-    script.write_text(script.read_text().replace("    choose(one, one,", "    chosen(one, one,"))
+    script.write_text(script.read_text().replace(" choose(one, one,", " chosen(one, one,"))
     process = start_group(script)
     assert any("epoch " in line for line in process.stdout)
     (tmp_path / "outputs" / "compressed.bin").write_bytes(b"of an earlier run")
