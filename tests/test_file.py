@@ -711,3 +711,17 @@ def test_damaged_files_are_a_value_error_or_pictures_and_take_little_memory(prog
     finally:
         tracemalloc.stop()
     assert counts["pictures"] > 100 and counts["the file is cut off"] > 100 and counts["large"] < 300
+
+
+def test_a_target_that_training_met_is_reached_and_never_called_out_of_reach(program, capsys):
+    for picture, side, latent_dim, target in ((np.full((16, 33, 3), 36, np.uint8), 8, 8, 50), (np.full((1, 1), 31, np.uint8), 1, 1, 99.9)):
+        content = press(program, [picture], side, side, latent_dim, target)
+        assert psnr([picture], program.decompress(content)) >= target and "out of reach" not in capsys.readouterr().out
+
+
+def test_a_target_out_of_reach_down_to_the_finest_step_is_told_and_what_came_nearest_is_kept(program, capsys):
+    picture = np.uint8(np.random.default_rng(0).integers(0, 2, (7, 64, 3)) * 255)
+    content = press(program, [picture], 1, 1, 1, 70, epochs=300)
+    lines = capsys.readouterr().out
+    tries = [float(line.split()[4]) for line in lines.splitlines() if line.startswith("rounding step") and "PSNR" in line]
+    assert "out of reach" in lines and psnr([picture], program.decompress(content)) >= max(tries) - 0.01
