@@ -661,8 +661,8 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     quick = 4 if most > QUICK else 0
 
     # `good` is the coarsest exponent that has passed, `bad` the finest that has failed; nothing between them has been tried with all
-    # passes. What is kept in `best` has passed, or came nearest if nothing did. `way` is how far to go, coarser if above 0, and `stride` how
-    # far at least. A try that passes with more than `enough` of the loss that is allowed ends the search.
+    # passes. What is kept in `best` has passed, or came nearest if nothing did. `way` is how far to go, coarser if above 0, and
+    # `stride` how far at least. A try that passes with more than `enough` of the loss that is allowed ends the search.
     best = None
     good, bad = -inf, inf
     stride, enough = 1, 0.97
