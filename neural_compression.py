@@ -34,7 +34,7 @@ from numba import config, get_thread_id, njit, prange
 from numba.core.caching import InTreeCacheLocator
 from numba.core.event import Listener, install_listener
 from numpy import float32
-from numpy.linalg import eig, eigh, inv, norm, svd
+from numpy.linalg import eigh, norm, svd
 
 WIDTH = 256  # width of a pattern, and of the patches that pictures are cut into, in pixels
 HEIGHT = 256  # height of both
@@ -398,30 +398,53 @@ def log_epoch(losses, epochs, log_every, seconds):
 
 STEPS = 64  # rounding steps to choose from, per factor of two: a step is 2^(exponent / STEPS)
 PRICE = 0.15  # squared error allowed per bit saved; 1 is what a number wrong by 1 adds (`tests/quality.py rounding`)
-PASSES = 3, 20  # least and most passes in which `choose` improves the numbers
+PASSES = 5, 15  # least and most passes in which `choose` improves the numbers
+SMOOTHINGS = 5  # strengths of smoothing to choose from, of which 0 is none
 QUICK = 1  # passes of the first tries of a step
+ENOUGH_PATCHES = 2**14  # to find what is shared by all: see `thinning`
 OWN_CODE = 16  # code of a patch that has a component of its own
-BUSY = 0.7  # how much a vector with more numbers than others is expected to have larger ones: see `bit_costs`
 ZERO_BELOW = 0.8  # cosines of the decoder with absolute values below this become 0 (`tests/quality.py rounding`)
 
 
 def components(codes, decoder, apart):
     """Codes, (components, patches), and decoder, (components, samples), with the same logits as codes @ decoder."""
-    codes, decoder = np.float64(codes), np.float64(decoder)
+    decoder = np.float64(decoder)
     if apart:
         # Each patch has a component of its own. Then a row of the decoder is the logits of one patch / OWN_CODE, and what
         # repeats in a picture repeats in the file. Logits are clipped: beyond -8 and 8 they are black or white in 8 bits.
         # OWN_CODE cancels out, but it has to be above 8, so that the code doesn't round to 0 before the decoder does.
         logits = np.clip(codes @ decoder, -8, 8)
-        return OWN_CODE * np.eye(len(codes)), logits / OWN_CODE
+        return OWN_CODE * np.eye(len(codes), dtype=float32), logits / OWN_CODE
 
     # Otherwise components are those of the singular value decomposition of the logits, so that most of the bits are in few of
     # them. The rows of the decoder get a length of 1. They depend on the codes only through codes.T @ codes, so the decomposition
     # is that of a small matrix, with `root` in the place of the codes: root.T @ root = codes.T @ codes.
-    squares, axes = eigh(codes.T @ codes)
+    squares, axes = eigh(np.float64(codes).T @ codes)
     root = np.sqrt(np.maximum(squares, 0))[:, None] * axes.T
     rows = svd(root @ decoder, full_matrices=False)[2]
-    return rows @ decoder.T @ codes.T, rows
+    return float32(rows @ decoder.T) @ codes.T, rows
+
+
+def sparse(codes, decoder, step):
+    """Codes and decoder, turned so that more of the codes are below the step: these round to 0. The logits stay."""
+    # This is the sparse orthonormal transform (Sezer, Harmanci and Guleryuz 2008). Codes below a limit become 0, and the rotation
+    # of the codes that comes nearest to what is left follows by a singular value decomposition; both are done in turns, while
+    # the limit falls (`tests/quality.py rounding`).
+    some = codes[:, :: thinning(codes)]
+    rotation = np.eye(len(codes))
+    for limit in np.geomspace(3 * step, step, 40):
+        turned = float32(rotation) @ some
+        turned[abs(turned) < limit] = 0
+        left, _, right = svd(turned @ some.T)
+        rotation = left @ right
+    codes = float32(rotation) @ codes
+    order = np.argsort(-norm(codes, axis=1), kind="stable")
+    return codes[order], (rotation @ decoder)[order]
+
+
+def thinning(codes):
+    """Of so many patches, one is enough to find what is shared by all."""
+    return codes.shape[1] // ENOUGH_PATCHES + 1
 
 
 def step_of(exponent):
@@ -435,16 +458,18 @@ def choose(codes, decoder, step, passes, targets, bases):
     Components that only have zeros are left out.
     """
     # First both are rounded. As the whole codes still point nearly where the codes did, this decoder suits them.
-    lengths = norm(codes / step, axis=1, keepdims=True)
-    codes = np.rint(float32(codes / step))
+    codes = codes / float32(step)
+    lengths = norm(codes, axis=1, keepdims=True)
+    codes = np.rint(codes)
     codes, decoder = without_zeros(codes, round_decoder(decoder * lengths, bases))
 
     # To the squared error of the outputs, 1 more adds about step^2 times the mean square of the sigmoid's slope, here that
     # at the targets. PRICE times as much is allowed per bit saved. The 1e-4 is for pictures in black and white, which have
     # no slope.
-    slopes = targets - targets**2
+    some = targets[:: thinning(codes)]
+    slopes = some - some**2
     price = PRICE * step**2 * np.mean(slopes**2 + 1e-4)
-    targets_by_sample = np.ascontiguousarray(targets.T)
+    some_by_sample = np.ascontiguousarray(some.T)
     for _ in range(passes):
         # The codes move, while the decoder stays.
         per_length = turn_back(decoder, bases) / row_lengths(codes)
@@ -454,9 +479,9 @@ def choose(codes, decoder, step, passes, targets, bases):
         # perhaps in cosines.
         lengths = row_lengths(codes)
         eighths = np.ascontiguousarray(np.rint(8 * per_length * lengths), float32)
-        units = float32(step / 8 * codes / lengths)
-        no_costs = np.zeros_like(eighths)
-        move(eighths, units, targets_by_sample, no_costs)
+        units = float32(step / 8 / lengths) * codes[:, :: thinning(codes)]
+        no_costs = np.zeros(len(eighths), float32)
+        move(eighths, units, some_by_sample, no_costs)
         codes, decoder = without_zeros(codes, round_decoder(eighths / 8, bases))
     return np.int64(codes), np.int64(decoder)
 
@@ -483,13 +508,11 @@ def row_lengths(numbers):
 
 
 def bit_costs(numbers, price):
-    """What it costs if the absolute value of a whole number grows by 1, float32 in the layout of the numbers."""
-    # If absolute values have a geometric distribution with mean m, one that is larger by 1 takes log2(1 + 1 / m) bits more. The
-    # mean is that of the row, and it is larger in vectors that have more numbers than others (`tests/quality.py rounding`).
-    means = np.mean(abs(numbers), axis=1, keepdims=True)
-    used = np.count_nonzero(numbers, axis=0)
-    busy = float32(BUSY * used / max(used.mean(), 1e-9) + 1 - BUSY)
-    return float32(price) * np.log2(1 + 1 / (means * busy))
+    """What it costs if the absolute value of a whole number in a row grows by 1, float32 (rows)."""
+    # If absolute values have a geometric distribution with the mean of their row, m, one that is larger by 1 takes
+    # log2(1 + 1 / m) bits more.
+    means = np.mean(abs(numbers), axis=1)
+    return float32(price * np.log2(1 + 1 / means))
 
 
 @njit(forceinline=True, fastmath=True, error_model="numpy")
@@ -522,7 +545,7 @@ def move_vector(i, numbers, units, targets, costs):
             gradient += errors[n] * slope
             curvature += slope * slope
         number = numbers[k, i]
-        cost = costs[k, i]
+        cost = costs[k]
         bottom = number - gradient / curvature
         nearer = float32(0.5) * cost / curvature
         size = max(abs(bottom) - nearer, float32(0))
@@ -556,7 +579,7 @@ def move(numbers, units, targets, costs):
     numbers  float32 (rows, count): a vector in each column
     units    float32 (rows, others): what logits get if a number grows by 1, so numbers.T @ units are the logits
     targets  float32 (count, others)
-    costs    float32 (rows, count): what it costs if an absolute value grows by 1, as a squared error
+    costs    float32 (rows): what it costs if an absolute value grows by 1, as a squared error
     """
     for i in prange(len(targets)):
         move_vector(np.int64(i), numbers, units, targets, costs)
@@ -603,6 +626,7 @@ class Record(NamedTuple):
     lapped: int  # 1 if patches lap over into their neighbours: see `lap`
     cosines: int  # 1 if the decoder is expressed in `patch_bases`, 0 for pixels
     apart: int  # 1 if the components of the decoder are written one by one
+    smoothing: int  # of decoded pictures, below SMOOTHINGS: see `finish`
     exponent: int  # the rounding step is 2^(exponent / STEPS)
     shapes: np.ndarray  # (pictures, 2): height and width
     codes: np.ndarray  # (components, patches)
@@ -626,8 +650,9 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
 
     # Pictures that training made exact have to stay exact, unless training surpassed the target, which gives room.
     full_shapes = [picture.shape for picture in pictures]
-    learned = assemble(np.float64(codes) @ decoder, full_shapes, width, height, lapped)
-    losses, learned_loss = mean_squares(pictures, learned)
+    learned = assemble(codes @ decoder, full_shapes, width, height, lapped)
+    losses, learned_loss = mean_squares(pictures, map(to_levels, learned))
+    say(f"before rounding: {quality(learned_loss)}")
     exact = losses == 0
     allowed = 1.01 * learned_loss
     if target_psnr is not None:
@@ -660,9 +685,13 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     most = 0 if exact.all() else int(np.clip(1e7 / targets.size, *PASSES))
     quick = 4 if most > QUICK else 0
 
+    if in_cosines and most:
+        codes, decoder = sparse(codes, decoder, step_of(exponent))
+
     # `good` is the coarsest exponent that has passed, `bad` the finest that has failed; nothing between them has been tried with all
     # passes. What is kept in `best` has passed, or came nearest if nothing did. `way` is how far to go, coarser if above 0, and
     # `stride` how far at least. A try that passes with more than `enough` of the loss that is allowed ends the search.
+    options = range(SMOOTHINGS) if in_cosines and most else [0]
     best = None
     good, bad = -inf, inf
     stride, enough = 1, 0.97
@@ -673,8 +702,10 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
             passes = quick = 0
         numbers = choose(codes, decoder, step_of(exponent), passes, targets, bases)
         empty = numbers[0].size == 0
-        record = Record(*head, exponent, shapes, *numbers)
-        losses, loss = mean_squares(pictures, decode(record))
+        record = Record(*head, 0, exponent, shapes, *numbers)
+        record, losses, loss = best_smoothing(record, pictures, options)
+        if not quick:
+            options = [record.smoothing]
         say(f"rounding step {step_of(exponent):.4g}: {quality(loss)}{', a first look' if quick else ''}")
 
         # If an octave finer makes little difference, the target is out of reach. What is nearly as good is taken then.
@@ -722,6 +753,19 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     return pack(best)
 
 
+def best_smoothing(record, pictures, options):
+    """The record with the first of some strengths of smoothing beyond which the loss rises; and losses as of `mean_squares`."""
+    outputs = decode_roughly(record)
+    best = record, None, inf
+    for option in options:
+        record = record._replace(smoothing=option)
+        losses, loss = mean_squares(pictures, finish(outputs, record))
+        if loss > best[2]:
+            break
+        best = record, losses, loss
+    return best
+
+
 def distance(tries, aim):
     """How many exponents to go from the last of some tries, (exponent, loss), for a loss of `aim`; at most two octaves."""
     exponent, loss = tries[-1]
@@ -751,16 +795,22 @@ def decompress(content):
 
 def decode(record):
     """Pictures, uint8, of a record."""
+    return finish(decode_roughly(record), record)
+
+
+def decode_roughly(record):
+    """Pictures, float32, of a record, before they are smoothed."""
     bases = patch_bases(record.width, record.height, record.channels) if record.cosines else None
-    codes = step_of(record.exponent) * record.codes / row_lengths(record.codes)
-    logits = codes.T @ turn_back(record.decoder, bases)
+    codes = float32(record.codes)
+    per_length = turn_back(record.decoder, bases) * (step_of(record.exponent) / row_lengths(codes))
+    logits = codes.T @ float32(per_length)
     colour = (3,) if record.channels == 3 else ()
     shapes = [(*shape, *colour) for shape in record.shapes]
     return assemble(logits, shapes, record.width, record.height, record.lapped)
 
 
 def assemble(logits, shapes, width, height, lapped):
-    """Pictures, uint8, of these shapes, from the logits of their patches, float64, which are overwritten."""
+    """Pictures, float32, of these shapes, from the logits of their patches, float32, which are overwritten."""
     # The sigmoid of z is (1 + tanh(z / 2)) / 2. This never overflows, and needs no room but that of the logits.
     logits /= 2
     outputs = np.tanh(logits, out=logits)
@@ -769,6 +819,15 @@ def assemble(logits, shapes, width, height, lapped):
     pictures = join(outputs, shapes, width, height)
     for picture in pictures if lapped else ():
         unlap(picture, width, height)
+    return pictures
+
+
+def finish(pictures, record):
+    """Pictures, uint8, of what `decode_roughly` makes of a record."""
+    if record.smoothing:
+        # What is lost by rounding grows about as the root of the step (`tests/quality.py smoothing`).
+        strength = 0.04 * sqrt(2**record.smoothing * step_of(record.exponent))
+        pictures = [smooth(picture, strength) for picture in pictures]
     return [to_levels(picture) for picture in pictures]
 
 
@@ -786,8 +845,8 @@ def mean_squares(pictures, decoded):
 #
 # compressed.bin is a sequence of arrays of whole numbers, (rows, columns, planes):
 #
-#     head       10 numbers, (10, 1, 1): VERSION; channels, width, height, lapped, cosines, apart and exponent, as in `Record`;
-#                how many components there are, and how many pictures
+#     head       11 numbers, (11, 1, 1): VERSION; channels, width, height, lapped, cosines, apart, smoothing and exponent, as in
+#                `Record`; how many components there are, and how many pictures
 #     shapes     height and width of each picture: (pictures, 2, 1)
 #     codes      for each picture, the rows and columns of its patches: (rows, columns, components)
 #     decoder    (height, width, channels * components), the components of a channel one after the other;
@@ -801,7 +860,7 @@ def mean_squares(pictures, decoded):
 # same. Each bit has four contexts, each with a chance of its own. These are mixed as in PAQ (Mahoney 2005): the logit of the
 # result is a weighted sum of their logits, and the weights are learned, too.
 
-VERSION = 2  # of the layout of the file
+VERSION = 3  # of the layout of the file
 MOST_SAMPLES, MOST_PICTURES = 2**28, 2**16  # that a file may hold
 LARGEST_BASIS = 256  # longest side of patches whose decoder is expressed in cosines
 HEAD, CODES, DECODER = range(3)  # the groups of arrays
@@ -1009,14 +1068,14 @@ def transfer(coder, group, shapes, numbers=None):
 
 def transfer_record(coder, record=None):
     """Write a record, or read one if none is given. Returns it."""
-    head = record and [VERSION, *record[:7], len(record.codes), len(record.shapes)]
-    head = transfer(coder, HEAD, [(10, 1, 1)], head)
+    head = record and [VERSION, *record[:8], len(record.codes), len(record.shapes)]
+    head = transfer(coder, HEAD, [(11, 1, 1)], head)
     version, *head, count, pictures = head.tolist()
-    channels, width, height, lapped, in_cosines, apart, exponent = head
+    channels, width, height, lapped, in_cosines, apart, smoothing, exponent = head
     flags = {lapped, in_cosines, apart}
     if version != VERSION or channels not in (1, 3):
         raise ValueError("not a file of this version of the program")
-    if not flags <= {0, 1} or abs(exponent) > 64 * STEPS:
+    if not flags <= {0, 1} or abs(exponent) > 64 * STEPS or not 0 <= smoothing < SMOOTHINGS:
         raise ValueError("not a file of this version of the program")
     too_much = "the file announces more than it can hold"
     least, most = sorted([width, height])
@@ -1058,7 +1117,7 @@ def pack(record):
     """The bytes of a file."""
     # Here is room for 80 bytes per number, of at most 62 decisions; most decisions take less than a bit, and few more than 10.
     # What isn't used takes no memory.
-    numbers = 10 + record.shapes.size + record.codes.size + record.decoder.size
+    numbers = 11 + record.shapes.size + record.codes.size + record.decoder.size
     coder = fresh_coder(np.zeros(80 * numbers, np.uint8), 0, 0xFFFFFFFF, 0, 0, 0)
     transfer_record(coder, record)
     state, stream, *_ = coder
@@ -1181,21 +1240,18 @@ def png(picture):
 
 REACH = 4  # pixels on each side of a border that are lapped
 STRETCH = 1.75  # lapped samples run from -3/8 to 11/8: some leave the range from 0 to 1
-POWER, GROWTH = 0.8, 1.15  # of the rotation in `lapping` (`tests/quality.py lapping`)
+GROWTH = 1.2  # of differences across borders: see `lapping` (`tests/quality.py lapping`)
 
 
 def lapping():
     """What `lap` does with the differences of pixels across a border, (REACH, REACH)."""
     # The lapped orthogonal transform (Malvar 1990) is a rotation of these differences: a DCT-IV from the far end to the border, odd
-    # frequencies made negative, and an inverse DCT-II. A part of it is better: its power, by its eigenvalues. GROWTH gives
-    # differences more bits, as errors of them are spread over more pixels (Tran, Liang and Tu 2003).
+    # frequencies made negative, and an inverse DCT-II. GROWTH gives differences more bits, as errors of them are spread over
+    # more pixels (Tran, Liang and Tu 2003).
     places = np.arange(REACH)
     angles = pi / REACH * np.outer(places + 0.5, places + 0.5)
     fourth = np.cos(angles) * sqrt(2 / REACH)
-    rotation = cosines(REACH).T * (-1) ** places @ fourth[:, ::-1]
-    values, vectors = eig(rotation)
-    power = (vectors * values**POWER) @ inv(vectors)
-    return GROWTH * power.real
+    return GROWTH * cosines(REACH).T * (-1) ** places @ fourth[:, ::-1]
 
 
 LAPPING = lapping()
@@ -1212,7 +1268,7 @@ def mix(picture, axis, size, matrix):
     lefts = [lines[size - 1 - j :: size][:borders] for j in range(REACH)]
     rights = [lines[size + j :: size][:borders] for j in range(REACH)]
     differences = np.stack(rights) - np.stack(lefts)
-    changes = np.einsum("ij,j...->i...", matrix - np.eye(REACH), differences)
+    changes = np.einsum("ij,j...->i...", float32(matrix - np.eye(REACH)), differences)
     for left, right, change in zip(lefts, rights, changes):
         left -= change / 2
         right += change / 2
@@ -1233,8 +1289,59 @@ def unlap(picture, width, height):
     picture -= 0.5
     picture *= STRETCH
     picture += 0.5
-    mix(picture, 0, height, inv(LAPPING))
-    mix(picture, 1, width, inv(LAPPING))
+    inverse = LAPPING.T / GROWTH**2
+    mix(picture, 0, height, inverse)
+    mix(picture, 1, width, inverse)
+
+
+AROUND = 2  # neighbours as far as this, along both axes, are averaged
+
+
+@njit(parallel=True, fastmath=True, error_model="numpy")
+def average_alike(padded, averages, scale):
+    """Replace each pixel by the mean of those near it that have similar surroundings. Threads share out the lines.
+
+    padded    float32 (channels, height + 6, width + 6), the picture with margins of AROUND + 1
+    averages  float32 (channels, height, width), overwritten
+    scale     1 / the sum of squared differences of two surroundings from which a neighbour doesn't count
+    """
+    channels, height, width = averages.shape
+    for y in prange(height):
+        total = np.zeros(width, float32)
+        weights = np.empty(width + 2, float32)
+        averages[:, y] = 0
+        for down in range(-AROUND, AROUND + 1):
+            for right in range(-AROUND, AROUND + 1):
+                # Surroundings are 3 x 3 pixels; first, their columns are summed.
+                for n in range(width + 2):
+                    weights[n] = 0
+                for c in range(channels):
+                    for line in range(y + AROUND, y + AROUND + 3):
+                        for n in range(width + 2):
+                            difference = padded[c, line, n + AROUND] - padded[c, line + down, n + AROUND + right]
+                            weights[n] += difference * difference
+                for n in range(width):
+                    likeness = 1 - (weights[n] + weights[n + 1] + weights[n + 2]) * scale
+                    likeness = max(likeness, float32(0))
+                    weights[n] = likeness * likeness
+                    total[n] += weights[n]
+                for c in range(channels):
+                    for n in range(width):
+                        averages[c, y, n] += weights[n] * padded[c, y + AROUND + 1 + down, n + AROUND + 1 + right]
+        for c in range(channels):
+            for n in range(width):
+                averages[c, y, n] /= total[n]
+
+
+def smooth(picture, strength):
+    """A picture from 0 to 1, smoothed."""
+    tall, wide = picture.shape[:2]
+    channels_first = float32(picture.reshape(tall, wide, -1).transpose(2, 0, 1))
+    margin = AROUND + 1, AROUND + 1
+    padded = np.pad(channels_first, ((0, 0), margin, margin), "edge")
+    averages = np.empty(channels_first.shape, float32)
+    average_alike(np.ascontiguousarray(padded), averages, float32(1 / (9 * len(averages) * strength**2)))
+    return averages.transpose(1, 2, 0).reshape(picture.shape)
 
 
 def pays_to_lap(pictures, width, height):
@@ -1272,7 +1379,7 @@ def cut(pictures, width, height):
     # theirs, differences are multiplied. Undoing the squeeze multiplies by STRETCH, its square by STRETCH per axis.
     gain = 1.0
     lapped = pays_to_lap(pictures, width, height)
-    noise = (1 + norm(inv(LAPPING)) ** 2 / REACH) / 2
+    noise = (1 + GROWTH**-2) / 2
     for size in (width, height) if lapped else ():
         gain *= STRETCH * (1 - (1 - noise) * 2 * REACH / size)
 
@@ -1605,8 +1712,9 @@ def rehearse_file():
     one = np.ones((1, 1), float32)
     numbers = choose(one, one, 1, 1, one, None)
     shapes = np.array([[1, 1]])
-    content = pack(Record(1, 1, 1, 0, 0, 0, 0, shapes, *numbers))
+    content = pack(Record(1, 1, 1, 0, 0, 0, 0, 0, shapes, *numbers))
     unpack(content)
+    smooth(one, 1)
 
 
 def compile_in_child(listener):
