@@ -2,7 +2,7 @@
 
 Pictures are cut into patches. Each gets a small vector of its own, its latent code; one decoder, shared by all, turns a code
 into samples: a linear map with a bias, then a sigmoid. Training moves both by gradient descent on the mean squared error. Then
-both are rounded to whole numbers, chosen by what they cost, and written to a file by an entropy coder.
+both are rounded to whole numbers, chosen by what they cost, and written by an entropy coder. What is decoded is smoothed.
 
 Run this file, look at the pictures in OUTPUT_DIR, edit a constant, run it again. From a notebook, the same in five calls: cut,
 start, train, compress and decompress, as in `run`. Left out are deeper decoders, prediction of samples, and transparency.
@@ -384,8 +384,8 @@ def log_epoch(losses, epochs, log_every, seconds):
 
 # ---------------------------------------------------------------------------------------------- rounding
 #
-# From here on, codes are transposed, and the bias is a row of the decoder like others. Both are expressed in components, most of
-# whose numbers round to 0:
+# From here on, codes are transposed, and the bias is a row of the decoder like others. Both are expressed in components, most
+# of whose numbers round to 0:
 #
 #     codes      (components, patches), decoder (components, samples): logits = codes.T @ decoder
 #
@@ -398,9 +398,8 @@ def log_epoch(losses, epochs, log_every, seconds):
 
 STEPS = 64  # rounding steps to choose from, per factor of two: a step is 2^(exponent / STEPS)
 PRICE = 0.15  # squared error allowed per bit saved; 1 is what a number wrong by 1 adds (`tests/quality.py rounding`)
-PASSES = 5, 15  # least and most passes in which `choose` improves the numbers
+PASSES = 4, 15  # least and most passes in which `choose` improves the numbers
 SMOOTHINGS = 5  # strengths of smoothing to choose from, of which 0 is none
-QUICK = 1  # passes of the first tries of a step
 ENOUGH_PATCHES = 2**14  # to find what is shared by all: see `thinning`
 OWN_CODE = 16  # code of a patch that has a component of its own
 ZERO_BELOW = 0.8  # cosines of the decoder with absolute values below this become 0 (`tests/quality.py rounding`)
@@ -417,8 +416,8 @@ def components(codes, decoder, apart):
         return OWN_CODE * np.eye(len(codes), dtype=float32), logits / OWN_CODE
 
     # Otherwise components are those of the singular value decomposition of the logits, so that most of the bits are in few of
-    # them. The rows of the decoder get a length of 1. They depend on the codes only through codes.T @ codes, so the decomposition
-    # is that of a small matrix, with `root` in the place of the codes: root.T @ root = codes.T @ codes.
+    # them. The rows of the decoder get a length of 1. They depend on the codes only through codes.T @ codes, so the
+    # decomposition is that of a small matrix, with `root` in the place of the codes: root.T @ root = codes.T @ codes.
     squares, axes = eigh(np.float64(codes).T @ codes)
     root = np.sqrt(np.maximum(squares, 0))[:, None] * axes.T
     rows = svd(root @ decoder, full_matrices=False)[2]
@@ -427,9 +426,9 @@ def components(codes, decoder, apart):
 
 def sparse(codes, decoder, step):
     """Codes and decoder, turned so that more of the codes are below the step: these round to 0. The logits stay."""
-    # This is the sparse orthonormal transform (Sezer, Harmanci and Guleryuz 2008). Codes below a limit become 0, and the rotation
-    # of the codes that comes nearest to what is left follows by a singular value decomposition; both are done in turns, while
-    # the limit falls (`tests/quality.py rounding`).
+    # This is the sparse orthonormal transform (Sezer, Harmanci and Guleryuz 2008). Codes below a limit become 0, and the
+    # rotation of the codes that comes nearest to what is left follows by a singular value decomposition; both are done in
+    # turns, while the limit falls (`tests/quality.py rounding`).
     some = codes[:, :: thinning(codes)]
     rotation = np.eye(len(codes))
     for limit in np.geomspace(3 * step, step, 40):
@@ -680,30 +679,32 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     elif finest < 0:
         exponent = 0
 
-    # More passes of choosing make smaller files; large pictures get fewer of them: `most`. Choosing trades error for bits, so there
-    # is none where all has to be exact. The first tries, `quick` of them at most, have one pass, and only say where to go on.
+    # More passes of choosing make smaller files; large pictures get fewer of them: `most`. Choosing trades error for bits, so
+    # there is none where all has to be exact. The first tries, `quick` of them at most, have one pass, and only say where to
+    # go on.
     most = 0 if exact.all() else int(np.clip(1e7 / targets.size, *PASSES))
-    quick = 4 if most > QUICK else 0
-
+    quick = 4 if most else 0
     if in_cosines and most:
         codes, decoder = sparse(codes, decoder, step_of(exponent))
 
-    # `good` is the coarsest exponent that has passed, `bad` the finest that has failed; nothing between them has been tried with all
-    # passes. What is kept in `best` has passed, or came nearest if nothing did. `way` is how far to go, coarser if above 0, and
-    # `stride` how far at least. A try that passes with more than `enough` of the loss that is allowed ends the search.
+    # `good` is the coarsest exponent that has passed, `bad` the finest that has failed; nothing between them has been tried
+    # with all passes. What is kept in `best` has passed, or came nearest if nothing did. `way` is how far to go, coarser if
+    # above 0, and `stride` how far at least. A try that passes with more than `enough` of the loss that is allowed ends the
+    # search. The first tries choose from every second strength of smoothing, the first with all passes from all of them; then the
+    # strength stays.
     options = range(SMOOTHINGS) if in_cosines and most else [0]
     best = None
     good, bad = -inf, inf
     stride, enough = 1, 0.97
     tries = []
     while bad - good > 1:
-        passes = QUICK if quick else most
+        passes = 1 if quick else most
         if exponent == finest:
             passes = quick = 0
         numbers = choose(codes, decoder, step_of(exponent), passes, targets, bases)
         empty = numbers[0].size == 0
         record = Record(*head, 0, exponent, shapes, *numbers)
-        record, losses, loss = best_smoothing(record, pictures, options)
+        record, losses, loss = best_smoothing(record, pictures, options[::2] if quick else options)
         if not quick:
             options = [record.smoothing]
         say(f"rounding step {step_of(exponent):.4g}: {quality(loss)}{', a first look' if quick else ''}")
@@ -773,8 +774,8 @@ def distance(tries, aim):
         return 2 * STEPS
     if aim == 0:
         return -2 * STEPS
-    # The logarithm of the loss is extrapolated from the last try that is far enough away. Otherwise, as measured on photographs,
-    # half the loss takes some 0.8 halvings of the step.
+    # The logarithm of the loss is extrapolated from the last try that is far enough away. Otherwise, as measured on
+    # photographs, half the loss takes some 0.8 halvings of the step.
     halving = 0.8 * STEPS
     for other, other_loss in tries:
         if abs(exponent - other) >= 8 and other_loss not in (0, loss):
@@ -835,8 +836,8 @@ def mean_squares(pictures, decoded):
     """Mean squared error of each picture, and of all samples together, black and white being 1 apart."""
     losses = []
     for picture, output in zip(pictures, decoded):
-        error = (picture - float32(output)) / 255
-        losses.append(np.mean(error**2, dtype=float))
+        error = np.subtract(picture, output, dtype=float32)
+        losses.append(np.mean(error**2, dtype=float) / 255**2)
     sizes = [picture.size for picture in pictures]
     return np.array(losses), np.average(losses, weights=sizes)
 
@@ -852,8 +853,8 @@ def mean_squares(pictures, decoded):
 #     decoder    (height, width, channels * components), the components of a channel one after the other;
 #                if apart, an array for each component: (height, width, channels)
 #
-# All of them are written by `transfer`, in three groups: head and shapes, codes, and decoder. What follows the last number is not
-# read; behind the end, zeros are.
+# All of them are written by `transfer`, in three groups: head and shapes, codes, and decoder. What follows the last number is
+# not read; behind the end, zeros are.
 #
 # The coder is a binary range coder with adaptive chances (Martin 1979), in integers only, so that it decodes alike on every
 # machine. One function serves both directions: the decoder knows the same as the encoder when a bit comes, so both learn the
@@ -981,8 +982,9 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
                 trust = 2 * min(streak, 15)
                 plane = 256 * group + k
 
-                # Contexts of a length: the neighbours, and how many planes before had a number; the sizes in all planes near by
-                # and here; the sizes in this plane near by, and in those before; and what is guessed, with how often that was right.
+                # Contexts of a length: the neighbours, and how many planes before had a number; the sizes in all planes near
+                # by and here; the sizes in this plane near by, and in those before; and what is guessed, with how often that
+                # was right.
                 neighbours = 3 * min(abs(left), 2) + min(abs(above), 2)
                 contexts[0] = (9 * plane + neighbours) * 5 + min(bit_length(used), 4)
                 sizes = 32 * bit_length(totals_near + 2 * total) + bit_length(before)
@@ -1022,9 +1024,10 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
                 number = base + digits
                 gains[k] += abs(number) - abs(number - median)
 
-                # What repeats: the number `back` places ago, at first the one above, is guessed to come again. `streak` is 1 more
-                # than the guesses in a row that were right, or 0. After a failure, the place is taken behind which the last six
-                # numbers were found the last time, by a hash of them: 40^6 is a multiple of 2^18, so older ones drop out.
+                # What repeats: the number `back` places ago, at first the one above, is guessed to come again. `streak` is 1
+                # more than the guesses in a row that were right, or 0. After a failure, the place is taken behind which the
+                # last six numbers were found the last time, by a hash of them: 40^6 is a multiple of 2^18, so older ones drop
+                # out.
                 if streak and number == numbers[place - back]:
                     streak += 1
                 else:
@@ -1106,7 +1109,8 @@ def transfer_record(coder, record=None):
     layers = max(count, 1) if apart else 1
     codes = transfer(coder, CODES, grids, record and record.codes.T)
     codes = codes.reshape(patches, count).T
-    # In the file, the components of a sample stand together, as the planes of a picture; in the record, the samples of a component.
+    # In the file, the components of a sample stand together, as the planes of a picture; in the record, the samples of a
+    # component.
     decoder = record and record.decoder.reshape(layers, count // layers, height, width, channels).transpose(0, 2, 3, 4, 1)
     decoder = transfer(coder, DECODER, layers * [(height, width, channels * count // layers)], decoder)
     decoder = decoder.reshape(layers, height, width, channels, count // layers).transpose(0, 4, 1, 2, 3)
@@ -1177,7 +1181,8 @@ def draw(name, width, height):
 
 def to_levels(values):
     """Values from 0 to 1 as the nearest of 256 levels, uint8. Halves go up, and so do float64 values a hair below."""
-    levels = values * 255.0 + 0.500000001
+    levels = values * 255.0
+    levels += 0.500000001
     return np.uint8(np.clip(levels, 0, 255, out=levels))
 
 
@@ -1245,9 +1250,9 @@ GROWTH = 1.2  # of differences across borders: see `lapping` (`tests/quality.py 
 
 def lapping():
     """What `lap` does with the differences of pixels across a border, (REACH, REACH)."""
-    # The lapped orthogonal transform (Malvar 1990) is a rotation of these differences: a DCT-IV from the far end to the border, odd
-    # frequencies made negative, and an inverse DCT-II. GROWTH gives differences more bits, as errors of them are spread over
-    # more pixels (Tran, Liang and Tu 2003).
+    # The lapped orthogonal transform (Malvar 1990) is a rotation of these differences: a DCT-IV from the far end to the
+    # border, odd frequencies made negative, and an inverse DCT-II. GROWTH gives differences more bits, as errors of them are
+    # spread over more pixels (Tran, Liang and Tu 2003).
     places = np.arange(REACH)
     angles = pi / REACH * np.outer(places + 0.5, places + 0.5)
     fourth = np.cos(angles) * sqrt(2 / REACH)
@@ -1299,11 +1304,11 @@ AROUND = 2  # neighbours as far as this, along both axes, are averaged
 
 @njit(parallel=True, fastmath=True, error_model="numpy")
 def average_alike(padded, averages, scale):
-    """Replace each pixel by the mean of those near it that have similar surroundings. Threads share out the lines.
+    """For each pixel the mean of those near it; they count the more, the more similar their surroundings. Threads share out lines.
 
-    padded    float32 (channels, height + 6, width + 6), the picture with margins of AROUND + 1
+    padded    float32 (channels, height + 6, width + 6): a picture with margins of AROUND + 1
     averages  float32 (channels, height, width), overwritten
-    scale     1 / the sum of squared differences of two surroundings from which a neighbour doesn't count
+    scale     float32: 1 / the sum of squared differences of surroundings from which a neighbour doesn't count
     """
     channels, height, width = averages.shape
     for y in prange(height):
@@ -1312,7 +1317,7 @@ def average_alike(padded, averages, scale):
         averages[:, y] = 0
         for down in range(-AROUND, AROUND + 1):
             for right in range(-AROUND, AROUND + 1):
-                # Surroundings are 3 x 3 pixels; first, their columns are summed.
+                # Surroundings are 3 x 3 pixels. First, the squared differences of each column of three are summed.
                 for n in range(width + 2):
                     weights[n] = 0
                 for c in range(channels):
@@ -1334,7 +1339,11 @@ def average_alike(padded, averages, scale):
 
 
 def smooth(picture, strength):
-    """A picture from 0 to 1, smoothed."""
+    """A picture smoothed by non-local means (Buades, Coll and Morel 2005), float32: see `average_alike`.
+
+    picture   from 0 to 1, (height, width) or (height, width, channels)
+    strength  above 0: pixels whose surroundings differ by as much, as a root mean square, don't count
+    """
     tall, wide = picture.shape[:2]
     channels_first = float32(picture.reshape(tall, wide, -1).transpose(2, 0, 1))
     margin = AROUND + 1, AROUND + 1
@@ -1346,8 +1355,9 @@ def smooth(picture, strength):
 
 def pays_to_lap(pictures, width, height):
     """Whether patches are to be lapped: if they have room, and neighbours, and gain by it."""
-    # Drawings, text and pixel art have few levels, and sharp edges between flat parts: lapped, they take up to 3 times the bytes. In
-    # photographs the eight most frequent levels make up to 0.6 of all samples, in the others more than 0.75 (`tests/quality.py lapping`).
+    # Drawings, text and pixel art have few levels, and sharp edges between flat parts: lapped, they take up to 3 times the
+    # bytes. In photographs the eight most frequent levels make up to 0.6 of all samples, in the others more than 0.75
+    # (`tests/quality.py lapping`).
     counts = sum(np.bincount(picture.ravel(), minlength=256) for picture in pictures)
     few_levels = np.sort(counts)[-8:].sum() > 0.7 * counts.sum()
     tallest, widest = np.max([picture.shape[:2] for picture in pictures], axis=0)
@@ -1375,8 +1385,8 @@ def cut(pictures, width, height):
     check("height", height, Integral, 1, 10**6)
     width, height = int(width), int(height)
 
-    # Along each axis, 2 * REACH of `size` pixels are lapped. Of errors like white noise, `noise` is left there by `unlap`: sums keep
-    # theirs, differences are multiplied. Undoing the squeeze multiplies by STRETCH, its square by STRETCH per axis.
+    # Along each axis, 2 * REACH of `size` pixels are lapped. Of errors like white noise, `noise` is left there by `unlap`:
+    # sums keep theirs, differences are multiplied. Undoing the squeeze multiplies by STRETCH, its square by STRETCH per axis.
     gain = 1.0
     lapped = pays_to_lap(pictures, width, height)
     noise = (1 + GROWTH**-2) / 2
@@ -1415,7 +1425,7 @@ def join(patches, shapes, width, height):
 
 
 def comparison(pictures, decoded):
-    """A column per picture: original, decoded, and 8 times the difference, unless all is exact; scaled down to some 2048 pixels."""
+    """A column per picture: original, decoded, and 8 times the difference, unless all is exact; at most some 2048 pixels wide."""
     rows = 2 if all(map(np.array_equal, pictures, decoded)) else 3
     tallest = max(map(len, pictures))
     total = sum(picture.shape[1] for picture in pictures)
@@ -1623,10 +1633,10 @@ LOADED = []  # holds something as soon as `load_kernels` was called
 
 
 class Locator(InTreeCacheLocator):
-    """Tells numba how it knows that machine code is up to date; by itself, it compiles anew if anything in the file has changed."""
+    """Tells numba how it knows that machine code is up to date; by itself, it compiles anew if anything in the file changes."""
 
-    # Kernels call each other, so the machine code of each is up to date as long as the text of all is, and the numbers and tables
-    # that they use. It can only be loaded in a module of the same name.
+    # Kernels call each other, so the machine code of each is up to date as long as the text of all is, and the numbers and
+    # tables that they use. It can only be loaded in a module of the same name.
     def get_source_stamp(self):
         text = ""
         for kernel in KERNELS:
@@ -1661,9 +1671,9 @@ def load_kernels():
     if LOADED:
         return
     LOADED.append(True)
-    # Numba finds the class by the name of its module, under a setting of numba 0.62 and newer, which is put back. A RuntimeError
-    # says that the folder can't be written, or that `__main__` is a profiler, which has no Locator; an OSError that there is no
-    # text, as in a frozen copy: then nothing is kept.
+    # Numba finds the class by the name of its module, under a setting of numba 0.62 and newer, which is put back. A
+    # RuntimeError says that the folder can't be written, or that `__main__` is a profiler, which has no Locator; an OSError
+    # that there is no text, as in a frozen copy: then nothing is kept.
     locators = config.CACHE_LOCATOR_CLASSES
     config.CACHE_LOCATOR_CLASSES = f"{__name__}.Locator"
     with suppress(RuntimeError, OSError):
