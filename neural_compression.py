@@ -161,7 +161,7 @@ def train_tile(vectors, mean, square, short, targets, room, short_gradient, rate
 
     vectors, mean, square  float32: the tile, see `adam`; rate and share as there
     short, short_gradient  float32 (rows or more, count), the count being a multiple of 4; the gradient is overwritten
-    targets                float32 (vectors, TILE); vectors that are missing to the count are 0, and so is their delta
+    targets                float32 (vectors of the short side, TILE); what is added to reach the count is 0, and so is its delta
     room                   float32 (rows + 4, TILE), overwritten: the gradient of the tile, then delta
     """
     rows, size = vectors.shape
@@ -295,7 +295,8 @@ def start(targets, latent_dim, seed):
             axes = eigh(logits.T @ logits)[1]
             codes = logits @ axes[:, -latent_dim:]
         # The numbers get a mean square of 1, like the 1 behind them, and a little noise, so that all of them learn. They are
-        # rounded, since the last digits of eigenvectors do depend on threads.
+        # rounded, since the last digits of eigenvectors depend on BLAS's threads, of which there are more than one if NumPy was
+        # imported before this file.
         codes = codes * (sqrt(patches) / np.maximum(norm(codes, axis=0), 1e-3))
         noise = np.random.default_rng(seed).standard_normal(codes.shape)
         codes = np.rint(1024 * codes) / 1024 + 0.01 * noise
@@ -384,8 +385,8 @@ def log_epoch(losses, epochs, log_every, seconds):
 
 # ---------------------------------------------------------------------------------------------- rounding
 #
-# From here on, codes are transposed, and the bias is a row of the decoder like others. Both are expressed in components, most
-# of whose numbers round to 0:
+# From `components` on, codes are transposed, and the bias is a row of the decoder like others. Both are expressed in
+# components, most of whose numbers round to 0:
 #
 #     codes      (components, patches), decoder (components, samples): logits = codes.T @ decoder
 #
@@ -425,7 +426,7 @@ def components(codes, decoder, apart):
 
 
 def sparse(codes, decoder, step):
-    """Codes and decoder, turned so that more of the codes are below the step: these round to 0. The logits stay."""
+    """Codes and decoder, turned so that more of the codes are below the step: `choose` makes most of these 0. The logits stay."""
     # This is the sparse orthonormal transform (Sezer, Harmanci and Guleryuz 2008). Codes below a limit become 0, and the
     # rotation of the codes that comes nearest to what is left follows by a singular value decomposition; both are done in
     # turns, while the limit falls (`tests/quality.py rounding`).
@@ -684,15 +685,16 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     # go on.
     most = 0 if exact.all() else int(np.clip(1e7 / targets.size, *PASSES))
     quick = 4 if most else 0
+    # Where the decoder is smooth enough for cosines, turning and smoothing pay, too.
     if in_cosines and most:
         codes, decoder = sparse(codes, decoder, step_of(exponent))
 
     # `good` is the coarsest exponent that has passed, `bad` the finest that has failed; nothing between them has been tried
     # with all passes. What is kept in `best` has passed, or came nearest if nothing did. `way` is how far to go, coarser if
     # above 0, and `stride` how far at least. A try that passes with more than `enough` of the loss that is allowed ends the
-    # search. The first tries choose from every second strength of smoothing, the first with all passes from all of them; then the
-    # strength stays.
-    options = range(SMOOTHINGS) if in_cosines and most else [0]
+    # search. The first tries choose from every second strength of smoothing, the first with all passes from all of them; then
+    # the strength stays.
+    options = [0] if exact.any() or not in_cosines else range(SMOOTHINGS)
     best = None
     good, bad = -inf, inf
     stride, enough = 1, 0.97
@@ -998,6 +1000,7 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
                     more = transfer_bit(state, stream, chances, weights, contexts, int(size >> length > 0))
                     length += more
 
+                # Contexts of a digit: its place, over all planes and in this one; the plane; and the guess's digit.
                 digits = min(length, 1)
                 contexts[KIND] = DIGIT
                 for digit in range(length - 2, -1, -1):
@@ -1010,7 +1013,7 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
                 used += min(digits, 1)
                 before = digits + (before + 1) // 2  # the last plane counts 1, each earlier one half as much
 
-                # Contexts of a sign: those of left and above; those of the first four planes; and the guess again.
+                # Contexts of a sign: those of left and above; those of the first four planes; the plane; and the guess again.
                 if digits:
                     contexts[0] = 9 * plane + 3 * np.sign(left) + np.sign(above)
                     contexts[1] = 128 * plane + signs
@@ -1250,9 +1253,9 @@ GROWTH = 1.2  # of differences across borders: see `lapping` (`tests/quality.py 
 
 def lapping():
     """What `lap` does with the differences of pixels across a border, (REACH, REACH)."""
-    # The lapped orthogonal transform (Malvar 1990) is a rotation of these differences: a DCT-IV from the far end to the
-    # border, odd frequencies made negative, and an inverse DCT-II. GROWTH gives differences more bits, as errors of them are
-    # spread over more pixels (Tran, Liang and Tu 2003).
+    # The lapped orthogonal transform (Malvar 1990) is a rotation of these differences: a DCT-IV from the far end to the border,
+    # odd frequencies made negative, and an inverse DCT-II. GROWTH makes their rounding finer, since `unlap` spreads an error of
+    # theirs over pixels of two patches (Tran, Liang and Tu 2003, with other matrices).
     places = np.arange(REACH)
     angles = pi / REACH * np.outer(places + 0.5, places + 0.5)
     fourth = np.cos(angles) * sqrt(2 / REACH)
@@ -1280,7 +1283,11 @@ def mix(picture, axis, size, matrix):
 
 
 def lap(picture, width, height):
-    """Let patches lap over into their neighbours, in place; the picture is from 0 to 1, and is squeezed to that range again."""
+    """Let patches lap over into their neighbours, in place; the picture is from 0 to 1, and is squeezed to that range again.
+
+    Patches are rounded apart from each other, so steps would show at their borders. After `unlap`, the errors of a patch fade out
+    across its borders instead.
+    """
     mix(picture, 1, width, LAPPING)
     mix(picture, 0, height, LAPPING)
     picture -= 0.5
@@ -1361,7 +1368,7 @@ def pays_to_lap(pictures, width, height):
     counts = sum(np.bincount(picture.ravel(), minlength=256) for picture in pictures)
     few_levels = np.sort(counts)[-8:].sum() > 0.7 * counts.sum()
     tallest, widest = np.max([picture.shape[:2] for picture in pictures], axis=0)
-    neighbours = tallest > height or widest > width
+    neighbours = tallest >= height + REACH or widest >= width + REACH
     return neighbours and min(width, height) >= 2 * REACH and not few_levels
 
 
