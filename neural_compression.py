@@ -2,7 +2,7 @@
 
 Pictures are cut into patches. Each gets a small vector of its own, its latent code; one decoder, shared by all, turns a code
 into samples: a linear map with a bias, then a sigmoid. Training moves both by gradient descent on the mean squared error. Then
-both are rounded to whole numbers, chosen by what they cost, and written by an entropy coder. What is decoded is smoothed.
+both are rounded to whole numbers, chosen by what they cost, and written by an entropy coder. Decoded photographs are smoothed.
 
 Run this file, look at the pictures in OUTPUT_DIR, edit a constant, run it again. From a notebook, the same in five calls: cut,
 start, train, compress and decompress, as in `run`. Left out are deeper decoders, prediction of samples, and transparency.
@@ -46,7 +46,7 @@ EPOCHS = 1000  # training steps, each over all samples of all patches
 LEARNING_RATE = 1.0  # how far a step goes, at most 2; 1 suits every picture that was tried
 TARGET_PSNR = None  # dB that the compressed file has to reach; None asks for all that was learned
 LOG_EVERY = 10  # epochs per line of the log
-SEED = 0  # seed of the random numbers that training starts from; three patterns need none
+SEED = 0  # seed of the random numbers that training starts from; with as many numbers per code as patches there are none
 OUTPUT_DIR = "outputs"  # folder for the results, beside this program
 
 HERE = Path(__file__).resolve().parent
@@ -131,9 +131,9 @@ def adam(vectors, gradient, mean, square, rate, share):
     square       float32 (1, size): running mean of the gradients' squared lengths
     rate, share  how far a vector moves, about; the weight of this gradient in the running means
     """
-    # Adam is by Kingma and Ba (2015), and so is the 1e-8: where black and white leave next to no gradient, next to
-    # nothing moves. One second moment per vector takes less memory than one per number, and doesn't depend on the
-    # basis of the codes.
+    # Adam is by Kingma and Ba (2015), and so is the 1e-8: it keeps steps small where the gradient almost vanishes, as in
+    # pictures in black and white. One second moment per vector takes less memory than one per number, and doesn't depend on
+    # the basis of the codes.
     rows, size = vectors.shape
     squared_length = rows
     step = rows + 1
@@ -366,7 +366,7 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10, gain
                 say(f"Ctrl-C: training ends after epoch {epoch + 1}")
                 break
     except KeyboardInterrupt:
-        if PRESSES:  # a second press ends the program
+        if PRESSES or not losses:  # a second press ends the program
             raise
     # The vectors of a side are its first array, in tiles.
     vectors = [np.concatenate(side[0], axis=1) for side in (long_side, short_side)]
@@ -407,7 +407,7 @@ ZERO_BELOW = 0.8  # cosines of the decoder with absolute values below this becom
 
 
 def components(codes, decoder, apart):
-    """Codes, (components, patches), and decoder, (components, samples), with the same logits as codes @ decoder."""
+    """Codes, (components, patches), and decoder, (components, samples), with the same logits as the arguments have."""
     decoder = np.float64(decoder)
     if apart:
         # Each patch has a component of its own. Then a row of the decoder is the logits of one patch / OWN_CODE, and what
@@ -417,8 +417,9 @@ def components(codes, decoder, apart):
         return OWN_CODE * np.eye(len(codes), dtype=float32), logits / OWN_CODE
 
     # Otherwise components are those of the singular value decomposition of the logits, so that most of the bits are in few of
-    # them. The rows of the decoder get a length of 1. They depend on the codes only through codes.T @ codes, so the
-    # decomposition is that of a small matrix, with `root` in the place of the codes: root.T @ root = codes.T @ codes.
+    # them. Its right singular vectors, the rows of
+    # the decoder, depend on the codes only through codes.T @ codes. So the decomposition is that of a small matrix, with `root`
+    # in the place of the codes: root.T @ root = codes.T @ codes.
     squares, axes = eigh(np.float64(codes).T @ codes)
     root = np.sqrt(np.maximum(squares, 0))[:, None] * axes.T
     rows = svd(root @ decoder, full_matrices=False)[2]
@@ -443,7 +444,7 @@ def sparse(codes, decoder, step):
 
 
 def thinning(codes):
-    """Of so many patches, one is enough to find what is shared by all."""
+    """Every how many patches one is used to find what is shared by all."""
     return codes.shape[1] // ENOUGH_PATCHES + 1
 
 
@@ -487,7 +488,7 @@ def choose(codes, decoder, step, passes, targets, bases):
 
 
 def without_zeros(codes, decoder):
-    """Both without the components whose numbers are all 0 on either side: these add nothing to the logits."""
+    """Both without the components whose codes are all 0, or whose row of the decoder is: these add nothing to the logits."""
     used = codes.any(axis=1) & decoder.any(axis=1)
     return codes[used], decoder[used]
 
@@ -625,7 +626,7 @@ class Record(NamedTuple):
     height: int
     lapped: int  # 1 if patches lap over into their neighbours: see `lap`
     cosines: int  # 1 if the decoder is expressed in `patch_bases`, 0 for pixels
-    apart: int  # 1 if the components of the decoder are written one by one
+    apart: int  # 1 if each patch had a component of its own; the rows of the decoder are then written one by one
     smoothing: int  # of decoded pictures, below SMOOTHINGS: see `finish`
     exponent: int  # the rounding step is 2^(exponent / STEPS)
     shapes: np.ndarray  # (pictures, 2): height and width
@@ -670,7 +671,7 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     bases = patch_bases(width, height, channels) if in_cosines else None
 
     # At the finest step, the longest row of codes is 2^22 steps long: float32 holds such whole numbers. It is the last
-    # resort, so there is no choosing either. The 1e-9 is for codes that are all 0. The first step is a guess for photographs.
+    # resort, where numbers are only rounded. The 1e-9 is for codes that are all 0. The first step is a guess for photographs.
     codes, decoder = components(codes, decoder, apart)
     longest = norm(codes, axis=1).max()
     finest = ceil(STEPS * log2(longest / 2**22 + 1e-9))
@@ -723,7 +724,7 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
             nearest = record
         tries.append((exponent, loss))
 
-        # The aim is a little below what is allowed; more so, if fewer passes have left a smaller loss than all of them will.
+        # The aim is a little below what is allowed; more so for one pass, which leaves less loss than all passes will.
         if quick:
             way = distance(tries, 0.95 * allowed)
             quick = quick - 1 if abs(way) > STEPS // 8 and not PRESSES else 0
@@ -828,7 +829,7 @@ def assemble(logits, shapes, width, height, lapped):
 def finish(pictures, record):
     """Pictures, uint8, of what `decode_roughly` makes of a record."""
     if record.smoothing:
-        # What is lost by rounding grows about as the root of the step (`tests/quality.py smoothing`).
+        # The strength that is best grows about as the root of the step (`tests/quality.py smoothing`).
         strength = 0.04 * sqrt(2**record.smoothing * step_of(record.exponent))
         pictures = [smooth(picture, strength) for picture in pictures]
     return [to_levels(picture) for picture in pictures]
@@ -872,8 +873,9 @@ LENGTHS = 32  # numbers have fewer bits than that
 DIGIT, SIGN = LENGTHS, LENGTHS + 1  # kinds of bits; lower ones are the places in a length
 KIND = 4  # place in the contexts of a bit
 CONTEXTS = 65521  # chances per model; a prime, since contexts are taken modulo this
-# The logits, in 1/256, of chances from 1/8192 to 8191/8192, and the chances, in 1/65536, of logits from -1920 to 1920. No
-# entry is so near to a half that the last digits of a logarithm, or of an exponential, would change it: a test.
+# The logits, in 1/256, of chances from 1/8192 to 8191/8192, and the chances, in 1/65536, of logits from -1920 to 1920. Before
+# rounding, none of them is so near to a half that mathematics libraries could round it to different numbers; a test checks
+# this.
 LOGITS = np.int64(np.rint(-256 * np.log(4096 / (np.arange(4096) + 0.5) - 1)))
 CHANCES = np.int64(np.rint(65536 / (1 + np.exp(np.arange(1920, -1921, -1) / 256))))
 
@@ -984,9 +986,9 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
                 trust = 2 * min(streak, 15)
                 plane = 256 * group + k
 
-                # Contexts of a length: the neighbours, and how many planes before had a number; the sizes in all planes near
-                # by and here; the sizes in this plane near by, and in those before; and what is guessed, with how often that
-                # was right.
+                # Contexts of a length: the neighbours, and how many planes before had a number other than 0; the sizes in all
+                # planes near by and here; the sizes in this plane near by, and in those before; and what is guessed, with how
+                # often that was right.
                 neighbours = 3 * min(abs(left), 2) + min(abs(above), 2)
                 contexts[0] = (9 * plane + neighbours) * 5 + min(bit_length(used), 4)
                 sizes = 32 * bit_length(totals_near + 2 * total) + bit_length(before)
@@ -1027,10 +1029,10 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
                 number = base + digits
                 gains[k] += abs(number) - abs(number - median)
 
-                # What repeats: the number `back` places ago, at first the one above, is guessed to come again. `streak` is 1
-                # more than the guesses in a row that were right, or 0. After a failure, the place is taken behind which the
-                # last six numbers were found the last time, by a hash of them: 40^6 is a multiple of 2^18, so older ones drop
-                # out.
+                # What repeats: the number `back` places ago, at first the one above, is guessed to come again. At
+                # streak 0, the place is taken behind which the last six numbers were found the last time, by a hash of them:
+                # 40^6 is a multiple of 2^18, so older ones drop out. Then the streak begins at 1, and grows while guesses are
+                # right.
                 if streak and number == numbers[place - back]:
                     streak += 1
                 else:
@@ -1247,7 +1249,7 @@ def png(picture):
 
 
 REACH = 4  # pixels on each side of a border that are lapped
-STRETCH = 1.75  # lapped samples run from -3/8 to 11/8: some leave the range from 0 to 1
+STRETCH = 1.75  # lapped samples leave the range from 0 to 1: they are clipped to -3/8 to 11/8
 GROWTH = 1.2  # of differences across borders: see `lapping` (`tests/quality.py lapping`)
 
 
@@ -1393,7 +1395,7 @@ def cut(pictures, width, height):
     width, height = int(width), int(height)
 
     # Along each axis, 2 * REACH of `size` pixels are lapped. Of errors like white noise, `noise` is left there by `unlap`:
-    # sums keep theirs, differences are multiplied. Undoing the squeeze multiplies by STRETCH, its square by STRETCH per axis.
+    # sums keep theirs, differences are multiplied. Undoing the squeeze multiplies squared errors by STRETCH^2: once per axis.
     gain = 1.0
     lapped = pays_to_lap(pictures, width, height)
     noise = (1 + GROWTH**-2) / 2
@@ -1678,7 +1680,7 @@ def load_kernels():
     if LOADED:
         return
     LOADED.append(True)
-    # Numba finds the class by the name of its module, under a setting of numba 0.62 and newer, which is put back. A
+    # Numba takes the class by its name from a setting of numba 0.62 and newer, which is put back. A
     # RuntimeError says that the folder can't be written, or that `__main__` is a profiler, which has no Locator; an OSError
     # that there is no text, as in a frozen copy: then nothing is kept.
     locators = config.CACHE_LOCATOR_CLASSES
