@@ -57,13 +57,14 @@ def run():
     check_constants()
     folder = HERE / os.path.expanduser(OUTPUT_DIR)
     names, pictures = load_pictures(IMAGES, WIDTH, HEIGHT, folder)
-    write_patterns(folder, names, pictures)
-    load_kernels()
 
     # Patches are never larger than the largest picture.
     width = min(WIDTH, max(picture.shape[1] for picture in pictures))
     height = min(HEIGHT, max(picture.shape[0] for picture in pictures))
     targets, gain = cut(pictures, width, height)
+    write_patterns(folder, names, pictures)
+    load_kernels()
+
     codes, decoder = start(targets, LATENT_DIM, SEED)
     say_sizes(targets, codes, LATENT_DIM)
 
@@ -659,8 +660,8 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     if target_psnr is not None:
         allowed = 10 ** (-float(target_psnr) / 10)
         exact &= learned_loss >= allowed
-    missed = learned_loss > allowed  # then the target may be out of reach
-    out_of_reach = f"TARGET_PSNR {target_psnr} is out of reach: more EPOCHS or a larger LATENT_DIM would allow more"
+    asked = allowed
+    missed = learned_loss > asked  # then the target may be out of reach
 
     # What the decoder has to know is a number in the file: see `Record`.
     channels = targets.shape[1] // (width * height)
@@ -712,16 +713,15 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
             options = [record.smoothing]
         say(f"rounding step {step_of(exponent):.4g}: {quality(loss)}{', a first look' if quick else ''}")
 
-        # If an octave finer makes little difference, the target is out of reach. What is nearly as good is taken then.
+        # If nearly all that was learned is there, and an octave finer made little difference, the target seems to be out of
+        # reach. What is nearly as good is taken then.
         last, last_loss = tries[-1] if tries else (exponent, inf)
-        flat = exponent <= last - STEPS and loss > 0.9 * last_loss
-        if missed and loss > allowed and flat and not empty:
-            say(out_of_reach)
+        flat = exponent <= last - STEPS and 0.9 * last_loss < loss < 1.1 * learned_loss
+        if missed and flat and loss > allowed and not best:
             allowed = 1.06 * loss
             enough = 0.95
-            missed = False
         if loss <= min((other for _, other in tries), default=inf):
-            nearest = record
+            nearest = record, loss
         tries.append((exponent, loss))
 
         # The aim is a little below what is allowed; more so for one pass, which leaves less loss than all passes will.
@@ -734,7 +734,7 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
         way = distance(tries, 0.985 * allowed)
         passed = loss <= allowed and not losses[exact].any()
         if passed:
-            best = record
+            best = record, loss
             good = exponent
             way = max(way, stride)
         else:
@@ -742,8 +742,6 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
             way = min(way, -stride)
         if exponent == finest and not passed:
             best = nearest
-            if missed:
-                say(out_of_reach)
             break
         if best and (PRESSES or passed and (empty or loss > enough * allowed > 0)):
             break
@@ -753,8 +751,11 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
         exponent = max(finest, exponent + way)
         if not good < exponent < bad:
             exponent = (good + bad) // 2
-    say(f"rounding step {step_of(best.exponent):.4g} is taken")
-    return pack(best)
+    record, loss = best
+    if target_psnr is not None and loss > asked:
+        say(f"TARGET_PSNR {target_psnr} is out of reach: more EPOCHS or a larger LATENT_DIM would allow more")
+    say(f"rounding step {step_of(record.exponent):.4g} is taken")
+    return pack(record)
 
 
 def best_smoothing(record, pictures, options):
@@ -856,8 +857,8 @@ def mean_squares(pictures, decoded):
 #     decoder    (height, width, channels * components), the components of a channel one after the other;
 #                if apart, an array for each component: (height, width, channels)
 #
-# All of them are written by `transfer`, in three groups: head and shapes, codes, and decoder. What follows the last number is
-# not read; behind the end, zeros are.
+# All of them are written by `transfer`, in three groups: head and shapes, codes, and decoder. Behind the end
+# of the file, zeros are read.
 #
 # The coder is a binary range coder with adaptive chances (Martin 1979), in integers only, so that it decodes alike on every
 # machine. One function serves both directions: the decoder knows the same as the encoder when a bit comes, so both learn the
@@ -1174,6 +1175,7 @@ PATTERNS = {"radial": radial, "sine": sine, "checkerboard": checkerboard}
 
 def draw(name, width, height):
     """Picture of the pattern PATTERNS[name], uint8 (height, width), or (height, width, 3) if it returns three channels."""
+    check("WIDTH * HEIGHT", width * height, Integral, 1, MOST_SAMPLES)
     y, x = np.indices((height, width))
     values = PATTERNS[name](x, y, width, height)
     with suppress(TypeError, ValueError):
@@ -1393,6 +1395,10 @@ def cut(pictures, width, height):
     check("width", width, Integral, 1, 10**6)
     check("height", height, Integral, 1, 10**6)
     width, height = int(width), int(height)
+    patches = sum(-(-picture.shape[0] // height) * -(-picture.shape[1] // width) for picture in pictures)
+    channels = 3 if pictures[0].ndim == 3 else 1
+    if patches * width * height * channels > MOST_SAMPLES or len(pictures) > MOST_PICTURES:
+        raise Refused(f"IMAGES: pictures have to be at most {MOST_PICTURES}, of {MOST_SAMPLES} samples together, filled up to patches")
 
     # Along each axis, 2 * REACH of `size` pixels are lapped. Of errors like white noise, `noise` is left there by `unlap`:
     # sums keep theirs, differences are multiplied. Undoing the squeeze multiplies squared errors by STRETCH^2: once per axis.
@@ -1413,10 +1419,7 @@ def cut(pictures, width, height):
         line = width * values.shape[2]
         grid = values.reshape(len(values) // height, height, -1, line)
         patches.append(grid.swapaxes(1, 2).reshape(-1, height * line))
-    targets = np.ascontiguousarray(np.concatenate(patches))
-    if targets.size > MOST_SAMPLES or len(pictures) > MOST_PICTURES:
-        raise Refused(f"pictures have to be at most {MOST_PICTURES}, of {MOST_SAMPLES} samples together")
-    return targets, gain
+    return np.ascontiguousarray(np.concatenate(patches)), gain
 
 
 def join(patches, shapes, width, height):
@@ -1529,7 +1532,7 @@ def load_pictures(images, width, height, folder):
         path = HERE / os.path.expanduser(name)
         found = [name]
         if name not in PATTERNS and not os.path.isfile(path):
-            pattern = escape(str(path)).replace("[*]", "*")
+            pattern = os.path.join(escape(str(HERE)), escape(os.path.expanduser(name)).replace("[*]", "*"))
             found = sorted(filter(os.path.isfile, glob(pattern)))
         if not found:
             raise Refused(f"IMAGES: {path} matches no file, and {name} none of the patterns {', '.join(PATTERNS)}")
@@ -1573,6 +1576,9 @@ def write_files(folder, files):
     try:
         folder.mkdir(parents=True, exist_ok=True)
         beside.touch()  # even if there are no files, the folder is tried
+        for name in files:
+            if (folder / name).is_dir():
+                raise OSError(f"{folder / name} is a folder")
         for name, content in files.items():
             beside.write_bytes(content)
             beside.replace(folder / name)
@@ -1753,7 +1759,7 @@ def main():
         run()
         return 130 if PRESSES else 0
     except KeyboardInterrupt:
-        status, words = 130, "interrupted before there were results to save"
+        status, words = 130, "interrupted: results of this run may be missing"
     except (Refused, UnicodeError, MemoryError) as error:  # UnicodeError: a name of a file that can't be encoded
         status, words = 2, str(error) or "not enough memory"
     print("neural_compression.py:", " ".join(words.split()), file=sys.stderr)

@@ -776,3 +776,26 @@ def test_a_target_out_of_reach_down_to_the_finest_step_is_told_and_what_came_nea
     lines = capsys.readouterr().out
     tries = [float(line.split()[4]) for line in lines.splitlines() if line.startswith("rounding step") and "PSNR" in line]
     assert "out of reach" in lines and psnr([picture], program.decompress(content)) >= max(tries) - 0.01
+
+
+def test_a_result_that_meets_the_target_is_kept_and_not_called_out_of_reach(program, capsys):
+    """The target is above what training reached: rounding makes both exact, and coarser steps have a flat loss."""
+    pictures = [np.uint8([[0, 255, 0]]), np.full((16, 20), 115, np.uint8)]
+    targets, gain = program.cut(pictures, 3, 2)
+    codes, decoder, _ = program.train(targets, *program.start(targets, 2, 0), 30, 2.0, gain=gain)
+    assert psnr(pictures, program.decompress(program.compress(pictures, codes, decoder, 3, 2, 53.7))) >= 53.7
+    dot = np.zeros((10, 13), np.uint8)
+    dot[4, 6] = 255
+    content = press(program, [dot], 16, 33, 1, 100, epochs=1)
+    met = psnr([dot], program.decompress(content)) >= 100
+    assert ("out of reach" in capsys.readouterr().out) != met
+
+
+def test_what_is_taken_for_a_target_out_of_reach_is_nearly_all_that_was_learned(program):
+    for seed in range(12):
+        pictures = [np.zeros((2, 1), np.uint8), np.random.default_rng(seed).integers(0, 256, (18, 11)).astype(np.uint8)]
+        targets, gain = program.cut(pictures, 16, 16)
+        codes, decoder, _ = program.train(targets, *program.start(targets, 1, 0), 30, 2.0, gain=gain)
+        learned = reached(pictures, codes, decoder, 16, 16, gain > 1)
+        content = program.compress(pictures, codes, decoder, 16, 16, learned + 0.001)
+        assert psnr(pictures, program.decompress(content)) > learned - 0.6
