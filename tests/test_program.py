@@ -300,6 +300,33 @@ def test_a_file_pattern_stands_for_its_files_in_order(run_imported, tmp_path):
     check_results(tmp_path / "outputs", output, pictures)
 
 
+def test_a_star_stands_for_names_in_images_only(run_imported, program, monkeypatch, tmp_path):
+    for folder, name in (("d*z", "one.pgm"), ("dYz", "two.pgm")):
+        (tmp_path / folder).mkdir()
+        save(tmp_path / folder / name, photograph(16, 16))
+    monkeypatch.setattr(program, "HERE", tmp_path / "d*z")
+    status, output, errors = run_imported(IMAGES=("*.pgm",), EPOCHS=1)
+    assert (status, errors) == (0, "") and "one.pgm" in output and "two.pgm" not in output
+
+
+def test_a_refused_run_leaves_earlier_results_as_they_were(run_imported, program, monkeypatch, tmp_path):
+    assert run_imported(IMAGES=("radial",), WIDTH=8, HEIGHT=8, EPOCHS=1)[0] == 0
+    before = contents(tmp_path / "outputs")
+    with monkeypatch.context() as patch:
+        patch.setattr(program, "MOST_SAMPLES", 1000)
+        status, _, errors = run_imported(IMAGES=7 * ("sine",), WIDTH=16, HEIGHT=16, EPOCHS=1)
+        assert status == 2 and "IMAGES" in errors and "1000 samples" in errors and len(errors.splitlines()) == 1
+        status, _, errors = run_imported(WIDTH=100, HEIGHT=100, EPOCHS=1)
+        assert status == 2 and "WIDTH * HEIGHT" in errors and len(errors.splitlines()) == 1
+    assert contents(tmp_path / "outputs") == before
+
+    (tmp_path / "outputs" / "compressed.bin").unlink()
+    (tmp_path / "outputs" / "compressed.bin").mkdir()
+    status, _, errors = run_imported(IMAGES=("sine",), WIDTH=8, HEIGHT=8, EPOCHS=1)
+    assert status == 2 and "OUTPUT_DIR" in errors and "compressed.bin" in errors
+    assert (tmp_path / "outputs" / "final_decoded_0.pgm").read_bytes() == before["final_decoded_0.pgm"]
+
+
 def test_names_begin_at_home_and_brackets_are_brackets(run_imported, monkeypatch, tmp_path):
     """Only * stands for any name."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
