@@ -418,9 +418,8 @@ def components(codes, decoder, apart):
         return OWN_CODE * np.eye(len(codes), dtype=float32), logits / OWN_CODE
 
     # Otherwise components are those of the singular value decomposition of the logits, so that most of the bits are in few of
-    # them. Its right singular vectors, the rows of
-    # the decoder, depend on the codes only through codes.T @ codes. So the decomposition is that of a small matrix, with `root`
-    # in the place of the codes: root.T @ root = codes.T @ codes.
+    # them. Its right singular vectors, the rows of the decoder, depend on the codes only through codes.T @ codes. So the
+    # decomposition is that of a small matrix, with `root` in the place of the codes: root.T @ root = codes.T @ codes.
     squares, axes = eigh(np.float64(codes).T @ codes)
     root = np.sqrt(np.maximum(squares, 0))[:, None] * axes.T
     rows = svd(root @ decoder, full_matrices=False)[2]
@@ -1395,10 +1394,10 @@ def cut(pictures, width, height):
     check("width", width, Integral, 1, 10**6)
     check("height", height, Integral, 1, 10**6)
     width, height = int(width), int(height)
-    patches = sum(-(-picture.shape[0] // height) * -(-picture.shape[1] // width) for picture in pictures)
+    count = sum(-(-picture.shape[0] // height) * -(-picture.shape[1] // width) for picture in pictures)
     channels = 3 if pictures[0].ndim == 3 else 1
-    if patches * width * height * channels > MOST_SAMPLES or len(pictures) > MOST_PICTURES:
-        raise Refused(f"IMAGES: pictures have to be at most {MOST_PICTURES}, of {MOST_SAMPLES} samples together, filled up to patches")
+    if count * width * height * channels > MOST_SAMPLES or len(pictures) > MOST_PICTURES:
+        raise Refused(f"IMAGES: has to hold at most {MOST_PICTURES} pictures, whose patches have at most {MOST_SAMPLES} samples")
 
     # Along each axis, 2 * REACH of `size` pixels are lapped. Of errors like white noise, `noise` is left there by `unlap`:
     # sums keep theirs, differences are multiplied. Undoing the squeeze multiplies squared errors by STRETCH^2: once per axis.
@@ -1686,9 +1685,9 @@ def load_kernels():
     if LOADED:
         return
     LOADED.append(True)
-    # Numba takes the class by its name from a setting of numba 0.62 and newer, which is put back. A
-    # RuntimeError says that the folder can't be written, or that `__main__` is a profiler, which has no Locator; an OSError
-    # that there is no text, as in a frozen copy: then nothing is kept.
+    # Numba takes the class by its name from a setting of numba 0.62 and newer, which is put back. A RuntimeError says that
+    # the folder can't be written, or that `__main__` is a profiler, which has no Locator; an OSError that there is no text, as
+    # in a frozen copy: then nothing is kept.
     locators = config.CACHE_LOCATOR_CLASSES
     config.CACHE_LOCATOR_CLASSES = f"{__name__}.Locator"
     with suppress(RuntimeError, OSError):

@@ -325,6 +325,18 @@ def test_smoothing_by_hand(program):
     np.testing.assert_allclose(program.smooth(line, 0.5)[0, 5], 0.1 / (1 + 2 * beside + 2 * further), atol=1e-6)
 
 
+def test_where_a_picture_is_exact_none_is_smoothed(program):
+    """A flat picture, with a number of its own in each code, beside a photograph that gains by smoothing if it is alone."""
+    pictures = [np.full((25, 24), 120, np.uint8), photograph(90, 120)]
+    codes, decoder = learn(program, pictures[1:], 8, 5, 3, 300)
+    own = np.log(120 / 135) - decoder[-1:]
+    together = np.block([[np.zeros((15, 3)), np.ones((15, 2))], [codes[:, :3], np.zeros((len(codes), 1)), codes[:, 3:]]])
+    target = reached(pictures[1:], codes, decoder, 8, 5, False) + 9
+    alone = read(program.compress(pictures[1:], codes, decoder, 8, 5, target))
+    content = program.compress(pictures, together, np.concatenate([decoder[:3], own, decoder[3:]]), 8, 5, target)
+    assert np.array_equal(program.decompress(content)[0], pictures[0]) and read(content).smoothing == 0 < alone.smoothing
+
+
 def test_smoothing_makes_photographs_smaller(program, monkeypatch):
     pictures = [photograph(180, 240)], [photograph(180, 240, 3)]
     models = [learn(program, picture, 8, 8, 24) for picture in pictures]
@@ -390,6 +402,8 @@ LAPPED = [  # pictures, width, height; whether they are lapped
     ([photograph(90, 120)], 8, 7, False),
     ([photograph(90, 120)], 7, 90, False),
     ([photograph(90, 120)], 120, 90, False),
+    ([photograph(90, 120)], 117, 87, False),
+    ([photograph(90, 120)], 117, 86, True),
     (views((40, 50), (50, 40)), 50, 50, False),
     ([glyph_page()], 8, 8, False),
     ([LEVELS], 8, 8, False),
@@ -792,10 +806,10 @@ def test_a_result_that_meets_the_target_is_kept_and_not_called_out_of_reach(prog
 
 
 def test_what_is_taken_for_a_target_out_of_reach_is_nearly_all_that_was_learned(program):
-    for seed in range(12):
-        pictures = [np.zeros((2, 1), np.uint8), np.random.default_rng(seed).integers(0, 256, (18, 11)).astype(np.uint8)]
-        targets, gain = program.cut(pictures, 16, 16)
-        codes, decoder, _ = program.train(targets, *program.start(targets, 1, 0), 30, 2.0, gain=gain)
-        learned = reached(pictures, codes, decoder, 16, 16, gain > 1)
-        content = program.compress(pictures, codes, decoder, 16, 16, learned + 0.001)
-        assert psnr(pictures, program.decompress(content)) > learned - 0.6
+    """The loss of noise hardly falls from one coarse step to the next, long before all that was learned is there."""
+    random = np.random.default_rng(248)
+    picture = random.integers(0, 256, random.integers(4, 40, 2)).astype(np.uint8)
+    targets, gain = program.cut([picture], 19, 9)
+    codes, decoder, _ = program.train(targets, *program.start(targets, 3, 0), 30, 2.0, gain=gain)
+    learned = reached([picture], codes, decoder, 19, 9, gain > 1)
+    assert psnr([picture], program.decompress(program.compress([picture], codes, decoder, 19, 9, learned + 0.02))) > learned - 0.4

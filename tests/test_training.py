@@ -461,3 +461,13 @@ def test_sigmoid_within_1e_6(program):
     with np.errstate(over="ignore"):
         assert np.abs(out - sigmoid(z.astype(float))).max() < 1e-6
     assert out[-1] == 0.5 and out.min() > -2e-7 and out.max() < 1 + 2e-7
+
+
+def test_ctrl_c_before_the_first_epoch_is_not_taken_for_the_end_of_training(program, monkeypatch):
+    """As in a notebook, while it compiles."""
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(program, "train_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        program.train(np.full((2, 2), 0.4), np.ones((2, 2)), np.ones((2, 2)), 5)
