@@ -20,7 +20,6 @@ from glob import escape, glob
 from inspect import getsource
 from io import StringIO
 from math import ceil, cos, hypot, inf, log2, log10, pi, sqrt
-from multiprocessing import get_context
 from numbers import Integral, Real
 from pathlib import Path
 from time import perf_counter
@@ -32,7 +31,6 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # threads wait awake for the ne
 import numpy as np
 from numba import config, get_thread_id, njit, prange
 from numba.core.caching import InTreeCacheLocator
-from numba.core.event import Listener, install_listener
 from numpy import float32
 from numpy.linalg import eigh, norm, svd
 
@@ -157,14 +155,11 @@ def adam(vectors, gradient, mean, square, rate, share):
 
 
 @njit(forceinline=True, fastmath=True, error_model="numpy")
-def train_tile(vectors, mean, square, short, targets, room, short_gradient, rate, share):
-    """One epoch of a tile of the long side, and its part in the gradient of the short side. Returns the squared error.
-
-    vectors, mean, square  float32: the tile, see `adam`; rate and share as there
-    short, short_gradient  float32 (rows or more, count), the count being a multiple of 4; the gradient is overwritten
-    targets                float32 (vectors of the short side, TILE); what is added to reach the count is 0, and so is its delta
-    room                   float32 (rows + 4, TILE), overwritten: the gradient of the tile, then delta
-    """
+def train_tile(tile, thread, long, mean, square, short, targets, rooms, gradients, errors, rate, share):
+    """One epoch of a tile of the long side, and its part in the gradient of the short side: see `train_epoch`."""
+    vectors = long[tile]
+    gradient = gradients[tile]
+    room = rooms[thread]
     rows, size = vectors.shape
     delta = room[rows:]
     for k in range(rows):
@@ -183,10 +178,10 @@ def train_tile(vectors, mean, square, short, targets, room, short_gradient, rate
                     delta[i, n] += short[k, first + i] * vectors[k, n]
 
         # Vectors that are missing keep their logits, which are 0: the right delta.
-        for i in range(min(4, len(targets) - first)):
+        for i in range(min(4, targets.shape[1] - first)):
             for n in range(size):
                 output = sigmoid(delta[i, n])
-                error = output - targets[first + i, n]
+                error = output - targets[tile, first + i, n]
                 delta[i, n] = error * (output - output * output)
                 squared_error += error * error
 
@@ -199,35 +194,33 @@ def train_tile(vectors, mean, square, short, targets, room, short_gradient, rate
                 b += delta[1, n] * vectors[k, n]
                 c += delta[2, n] * vectors[k, n]
                 d += delta[3, n] * vectors[k, n]
-                gradient = room[k, n]
+                total = room[k, n]
                 for i in range(4):
-                    gradient += delta[i, n] * short[k, first + i]
-                room[k, n] = gradient
-            short_gradient[k, first] = a
-            short_gradient[k, first + 1] = b
-            short_gradient[k, first + 2] = c
-            short_gradient[k, first + 3] = d
-    adam(vectors, room, mean, square, rate, share)
-    return squared_error
+                    total += delta[i, n] * short[k, first + i]
+                room[k, n] = total
+            gradient[k, first] = a
+            gradient[k, first + 1] = b
+            gradient[k, first + 2] = c
+            gradient[k, first + 3] = d
+    adam(vectors, room, mean[tile], square[tile], rate, share)
+    errors[tile] = squared_error
 
 
 @njit(parallel=True, fastmath=True, error_model="numpy")
-def train_epoch(vectors, mean, square, short_vectors, short_mean, short_square, targets, rooms, gradients, errors,
-                long_rate, short_rate, share):
+def train_epoch(long, mean, square, short_vectors, short_mean, short_square, targets, rooms, gradients, errors, rates, share):
     """One epoch, in place: both sides move. Returns the squared error. Threads share out the tiles of the long side.
 
-    vectors, mean, square  float32 (tiles, ...): the long side, see `with_moments`
-    short_vectors, ...     the same of the short side, in one tile
-    targets                float32 (tiles, vectors of the short side, TILE)
-    rooms, gradients       float32 (threads, rows + 4, TILE) and (tiles, rows + 2, count), overwritten
-    errors                 float32 (tiles), overwritten
-    rates, share           see `adam`
+    long, mean, square  float32 (tiles, ...): the long side, see `with_moments`
+    short_vectors, ...  the same of the short side, in one tile, whose size is a multiple of 4
+    targets             float32 (tiles, vectors of the short side, TILE); vectors that fill up are 0, and so is their delta
+    rooms               float32 (threads, rows + 4, TILE), overwritten: the gradient of a tile, then delta
+    gradients, errors   float32 (tiles, rows + 2, size of the short side) and (tiles), overwritten
+    rates, share        see `adam`; a rate for each side
     """
     short = short_vectors[0]
-    for tile in prange(len(vectors)):
-        room = rooms[get_thread_id()]
-        errors[tile] = train_tile(vectors[tile], mean[tile], square[tile], short, targets[tile], room, gradients[tile],
-                                  long_rate, share)
+    for tile in prange(len(long)):
+        thread = get_thread_id()
+        train_tile(np.int64(tile), thread, long, mean, square, short, targets, rooms, gradients, errors, rates[0], share)
 
     # The gradients of the short side are added in a fixed order, whatever the threads did.
     squared_error = 0.0
@@ -237,7 +230,7 @@ def train_epoch(vectors, mean, square, short_vectors, short_mean, short_square, 
         for k in range(len(short)):
             for n in range(short.shape[1]):
                 gradients[0, k, n] += gradients[tile, k, n]
-    adam(short, gradients[0], short_mean[0], short_square[0], short_rate, share)
+    adam(short, gradients[0], short_mean[0], short_square[0], rates[1], share)
     return squared_error
 
 
@@ -273,8 +266,8 @@ def start(targets, latent_dim, seed):
     if above: a matrix of logits has no higher rank, so more numbers would be of no use.
     """
     targets = check_targets(targets)
-    check("latent_dim", latent_dim, Integral, 1, 10**6)
-    check("seed", seed, Integral, 0, 10**9)
+    check("latent_dim", latent_dim)
+    check("seed", seed)
     patches, samples = targets.shape
     latent_dim = min(int(latent_dim), patches, samples)
     if latent_dim == patches:
@@ -314,10 +307,9 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10, gain
     Returns both, float32, and the loss before each epoch. Raises ValueError if an argument can't be used.
     """
     targets, codes, decoder = check_model(targets, codes, decoder)
-    check("epochs", epochs, Integral, 1, 10**9)
-    check("log_every", log_every, Integral, 1, 10**9)
-    check("learning_rate", learning_rate, Real, 0.001, 2)
-    check("gain", gain, Real, 1, 10)
+    check("epochs", epochs)
+    check("log_every", log_every)
+    check("learning_rate", learning_rate)
     epochs, log_every = int(epochs), int(log_every)
     load_kernels()
 
@@ -360,7 +352,7 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10, gain
             beta = falling * BETAS[0] + (1 - falling) * BETAS[1]
             total_weight = 1 + beta * total_weight
             rates = falling * long_rate, falling * short_rate
-            squared_error = train_epoch(*long_side, *short_side, targets, rooms, gradients, errors, *rates, 1 / total_weight)
+            squared_error = train_epoch(*long_side, *short_side, targets, rooms, gradients, errors, rates, 1 / total_weight)
             losses.append(scale * squared_error)
             log_epoch(losses, epochs, log_every, perf_counter() - began)
             if PRESSES:
@@ -593,12 +585,12 @@ def cosines(size):
     return rows / norm(rows, axis=1, keepdims=True)
 
 
-def patch_bases(width, height, channels):
+def patch_bases(width, height, colour):
     """Orthonormal bases for the rows, columns and channels of a patch: cosines, and opponent colours."""
     # The decoder of cut pictures is smooth, so in these bases most of its numbers are 0. As they are orthonormal, an error of
     # one step costs the same as in pixels.
     opponents = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]])
-    colours = opponents / norm(opponents, axis=1, keepdims=True) if channels == 3 else np.eye(1)
+    colours = opponents / norm(opponents, axis=1, keepdims=True) if colour else np.eye(1)
     return cosines(height), cosines(width), colours
 
 
@@ -621,12 +613,11 @@ def turn_back(rows, bases):
 class Record(NamedTuple):
     """All that the file holds, in whole numbers."""
 
-    channels: int  # 1 for grey, 3 for colour
+    colour: int  # 1 if a pixel has three channels, 0 if one
     width: int  # of a patch, as is the height
     height: int
     lapped: int  # 1 if patches lap over into their neighbours: see `lap`
     cosines: int  # 1 if the decoder is expressed in `patch_bases`, 0 for pixels
-    apart: int  # 1 if each patch had a component of its own; the rows of the decoder are then written one by one
     smoothing: int  # of decoded pictures, below SMOOTHINGS: see `finish`
     exponent: int  # the rounding step is 2^(exponent / STEPS)
     shapes: np.ndarray  # (pictures, 2): height and width
@@ -643,84 +634,68 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     """
     targets, gain = cut(pictures, width, height)
     width, height = int(width), int(height)
-    lapped = int(gain != 1)
     targets, codes, decoder = check_model(targets, codes, decoder)
-    if target_psnr is not None:
-        check("target_psnr", target_psnr, Real, 1, 100)
+    check("target_psnr", target_psnr)
     load_kernels()
 
+    # What the decoder has to know is a number in the file: see `Record`.
+    colour = int(pictures[0].ndim == 3)
+    lapped = int(gain != 1)
+    in_cosines = int(len(targets) > len(pictures) and max(width, height) <= LARGEST_BASIS)
+    head = colour, width, height, lapped, in_cosines
+    bases = patch_bases(width, height, colour) if in_cosines else None
+    shapes = [picture.shape for picture in pictures]
+
     # Pictures that training made exact have to stay exact, unless training surpassed the target, which gives room.
-    full_shapes = [picture.shape for picture in pictures]
-    learned = assemble(codes @ decoder, full_shapes, width, height, lapped)
+    learned = assemble(codes @ decoder, shapes, width, height, lapped)
     losses, learned_loss = mean_squares(pictures, map(to_levels, learned))
     say(f"before rounding: {quality(learned_loss)}")
+    asked = 1.01 * learned_loss if target_psnr is None else 10 ** (-float(target_psnr) / 10)
+    allowed = asked
     exact = losses == 0
-    allowed = 1.01 * learned_loss
     if target_psnr is not None:
-        allowed = 10 ** (-float(target_psnr) / 10)
-        exact &= learned_loss >= allowed
-    asked = allowed
-    missed = learned_loss > asked  # then the target may be out of reach
+        exact &= learned_loss >= asked
 
-    # What the decoder has to know is a number in the file: see `Record`.
-    channels = targets.shape[1] // (width * height)
-    in_cosines = int(len(targets) > len(pictures) and max(width, height) <= LARGEST_BASIS)
-    apart = int(len(targets) <= min(decoder.shape))
-    head = channels, width, height, lapped, in_cosines, apart
-    shapes = np.array([shape[:2] for shape in full_shapes])
-    bases = patch_bases(width, height, channels) if in_cosines else None
-
-    # At the finest step, the longest row of codes is 2^22 steps long: float32 holds such whole numbers. It is the last
-    # resort, where numbers are only rounded. The 1e-9 is for codes that are all 0. The first step is a guess for photographs.
-    codes, decoder = components(codes, decoder, apart)
-    longest = norm(codes, axis=1).max()
-    finest = ceil(STEPS * log2(longest / 2**22 + 1e-9))
-    exponent = finest
-    if allowed > 0:
-        exponent = max(finest, round(STEPS * log2(16 * sqrt(allowed))))
-    elif finest < 0:
-        exponent = 0
-
-    # More passes of choosing make smaller files; large pictures get fewer of them: `most`. Choosing trades error for bits, so
-    # there is none where all has to be exact. The first tries, `quick` of them at most, have one pass, and only say where to
-    # go on.
+    # More passes of choosing make smaller files; large pictures get fewer of them. Choosing trades error for bits, so there is
+    # none where all has to be exact. The step is a guess for photographs. Where the decoder is smooth enough for cosines,
+    # turning and smoothing pay, too.
     most = 0 if exact.all() else int(np.clip(1e7 / targets.size, *PASSES))
-    quick = 4 if most else 0
-    # Where the decoder is smooth enough for cosines, turning and smoothing pay, too.
+    codes, decoder = components(codes, decoder, apart=len(targets) <= min(decoder.shape))
+    step = 16 * sqrt(max(learned_loss, allowed)) or 1
     if in_cosines and most:
-        codes, decoder = sparse(codes, decoder, step_of(exponent))
+        codes, decoder = sparse(codes, decoder, step)
+    options = [0] if exact.any() or not in_cosines else range(SMOOTHINGS)
+
+    # Up to four tries of one pass come first, and only say where to go on. If the target may be out of reach, the first try has
+    # all passes and a fine step instead: what it reaches, nearly, is asked of the others.
+    out_of_reach = learned_loss > asked
+    quick = 0 if out_of_reach or not most else 4
+    stride = 1
+    if out_of_reach:
+        step /= 64
+        stride = 2 * STEPS
+    # At the finest step, the longest row of codes is 2^22 steps long: float32 holds such whole numbers. It is the last
+    # resort, where numbers are only rounded, and always passes. The 1e-9 is for codes that are all 0.
+    finest = ceil(STEPS * log2(norm(codes, axis=1).max() / 2**22 + 1e-9))
+    exponent = max(finest, round(STEPS * log2(step)))
 
     # `good` is the coarsest exponent that has passed, `bad` the finest that has failed; nothing between them has been tried
-    # with all passes. What is kept in `best` has passed, or came nearest if nothing did. `way` is how far to go, coarser if
-    # above 0, and `stride` how far at least. A try that passes with more than `enough` of the loss that is allowed ends the
-    # search. The first tries choose from every second strength of smoothing, the first with all passes from all of them; then
-    # the strength stays.
-    options = [0] if exact.any() or not in_cosines else range(SMOOTHINGS)
+    # with all passes. What is kept in `best` has passed. `way` is how far to go, coarser if above 0, and `stride` how far at
+    # least. A try that passes with nearly all of the loss that is allowed ends the search.
     best = None
     good, bad = -inf, inf
-    stride, enough = 1, 0.97
     tries = []
     while bad - good > 1:
         passes = 1 if quick else most
         if exponent == finest:
             passes = quick = 0
         numbers = choose(codes, decoder, step_of(exponent), passes, targets, bases)
-        empty = numbers[0].size == 0
-        record = Record(*head, 0, exponent, shapes, *numbers)
+        record = Record(*head, 0, exponent, np.array(shapes)[:, :2], *numbers)
+        # The first tries choose from every second strength of smoothing, the next one from all; then the strength stays.
         record, losses, loss = best_smoothing(record, pictures, options[::2] if quick else options)
-        if not quick:
-            options = [record.smoothing]
         say(f"rounding step {step_of(exponent):.4g}: {quality(loss)}{', a first look' if quick else ''}")
-
-        # If nearly all that was learned is there, and an octave finer made little difference, the target seems to be out of
-        # reach. What is nearly as good is taken then.
-        last, last_loss = tries[-1] if tries else (exponent, inf)
-        flat = exponent <= last - STEPS and 0.9 * last_loss < loss < 1.1 * learned_loss
-        if missed and flat and loss > allowed and not best:
-            allowed = 1.06 * loss
-            enough = 0.95
-        if loss <= min((other for _, other in tries), default=inf):
-            nearest = record, loss
+        if out_of_reach and not tries:
+            allowed = max(asked, 1.06 * loss)
         tries.append((exponent, loss))
 
         # The aim is a little below what is allowed; more so for one pass, which leaves less loss than all passes will.
@@ -730,19 +705,18 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
             exponent = max(finest, exponent + way)
             continue
 
+        options = [record.smoothing]
         way = distance(tries, 0.985 * allowed)
-        passed = loss <= allowed and not losses[exact].any()
-        if passed:
+        if exponent == finest or loss <= allowed and not losses[exact].any():
             best = record, loss
             good = exponent
             way = max(way, stride)
+            if numbers[0].size == 0 or loss > 0.97 * allowed > 0:
+                break
         else:
             bad = exponent
             way = min(way, -stride)
-        if exponent == finest and not passed:
-            best = nearest
-            break
-        if best and (PRESSES or passed and (empty or loss > enough * allowed > 0)):
+        if best and PRESSES:
             break
 
         # The stride doubles, so that flat stretches are passed. If it leads out of the interval, the middle is taken.
@@ -772,20 +746,15 @@ def best_smoothing(record, pictures, options):
 
 def distance(tries, aim):
     """How many exponents to go from the last of some tries, (exponent, loss), for a loss of `aim`; at most two octaves."""
-    exponent, loss = tries[-1]
-    if loss == 0:
-        return 2 * STEPS
-    if aim == 0:
-        return -2 * STEPS
     # The logarithm of the loss is extrapolated from the last try that is far enough away. Otherwise, as measured on
-    # photographs, half the loss takes some 0.8 halvings of the step.
-    halving = 0.8 * STEPS
+    # photographs, half the loss takes some 0.8 halvings of the step. The small numbers are for losses of 0.
+    exponent, loss = tries[-1]
+    slope = 1.25
     for other, other_loss in tries:
-        if abs(exponent - other) >= 8 and other_loss not in (0, loss):
-            slope = log2(loss / other_loss) / (exponent - other)
-            halving = np.clip(1 / abs(slope), 0.3 * STEPS, 16 * STEPS)
-    way = halving * log2(aim / loss)
-    return int(np.clip(way, -2 * STEPS, 2 * STEPS))
+        if abs(exponent - other) >= 8:
+            slope = STEPS * log2((loss + 1e-15) / (other_loss + 1e-15)) / (exponent - other)
+    way = log2((aim + 1e-12) / (loss + 1e-15)) / np.clip(abs(slope), 1 / 16, 3)
+    return round(STEPS * np.clip(way, -2, 2))
 
 
 def decompress(content):
@@ -804,25 +773,24 @@ def decode(record):
 
 def decode_roughly(record):
     """Pictures, float32, of a record, before they are smoothed."""
-    bases = patch_bases(record.width, record.height, record.channels) if record.cosines else None
+    bases = patch_bases(record.width, record.height, record.colour) if record.cosines else None
     codes = float32(record.codes)
     per_length = turn_back(record.decoder, bases) * (step_of(record.exponent) / row_lengths(codes))
     logits = codes.T @ float32(per_length)
-    colour = (3,) if record.channels == 3 else ()
-    shapes = [(*shape, *colour) for shape in record.shapes]
+    shapes = [(*shape, *record.colour * [3]) for shape in record.shapes]
     return assemble(logits, shapes, record.width, record.height, record.lapped)
 
 
 def assemble(logits, shapes, width, height, lapped):
     """Pictures, float32, of these shapes, from the logits of their patches, float32, which are overwritten."""
-    # The sigmoid of z is (1 + tanh(z / 2)) / 2. This never overflows, and needs no room but that of the logits.
+    # The sigmoid of z is 1/2 + tanh(z / 2) / 2. This never overflows, and needs no room but that of the logits.
     logits /= 2
     outputs = np.tanh(logits, out=logits)
-    outputs += 1
-    outputs /= 2
+    outputs *= STRETCH / 2 if lapped else 1 / 2
+    outputs += 0.5
     pictures = join(outputs, shapes, width, height)
     for picture in pictures if lapped else ():
-        unlap(picture, width, height)
+        lap(picture, width, height, LAPPING.T / GROWTH**2)
     return pictures
 
 
@@ -849,12 +817,11 @@ def mean_squares(pictures, decoded):
 #
 # compressed.bin is a sequence of arrays of whole numbers, (rows, columns, planes):
 #
-#     head       11 numbers, (11, 1, 1): VERSION; channels, width, height, lapped, cosines, apart, smoothing and exponent, as in
-#                `Record`; how many components there are, and how many pictures
+#     head       10 numbers, (10, 1, 1): VERSION; colour, width, height, lapped, cosines, smoothing and exponent, as in `Record`;
+#                how many components there are, and how many pictures
 #     shapes     height and width of each picture: (pictures, 2, 1)
 #     codes      for each picture, the rows and columns of its patches: (rows, columns, components)
-#     decoder    (height, width, channels * components), the components of a channel one after the other;
-#                if apart, an array for each component: (height, width, channels)
+#     decoder    for each component: (height, width, channels)
 #
 # All of them are written by `transfer`, in three groups: head and shapes, codes, and decoder. Behind the end
 # of the file, zeros are read.
@@ -864,9 +831,11 @@ def mean_squares(pictures, decoded):
 # same. Each bit has four contexts, each with a chance of its own. These are mixed as in PAQ (Mahoney 2005): the logit of the
 # result is a weighted sum of their logits, and the weights are learned, too.
 
-VERSION = 3  # of the layout of the file
+VERSION = 4  # of the layout of the file
 MOST_SAMPLES, MOST_PICTURES = 2**28, 2**16  # that a file may hold
 LARGEST_BASIS = 256  # longest side of patches whose decoder is expressed in cosines
+LEAST = np.array([VERSION, 0, 1, 1, 0, 0, 0, -64 * STEPS, 0, 1])  # the numbers of the head, from these
+MOST = np.array([VERSION, 1, MOST_SAMPLES, MOST_SAMPLES, 1, 1, SMOOTHINGS - 1, 64 * STEPS, MOST_SAMPLES, MOST_PICTURES])
 HEAD, CODES, DECODER = range(3)  # the groups of arrays
 LOW, HIGH, VALUE, PLACE, DECODING = range(5)  # places in the state of the coder
 LENGTHS = 32  # numbers have fewer bits than that
@@ -987,13 +956,13 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
                 plane = 256 * group + k
 
                 # Contexts of a length: the neighbours, and how many planes before had a number other than 0; the sizes in all
-                # planes near by and here; the sizes in this plane near by, and in those before; and what is guessed, with how
-                # often that was right.
-                neighbours = 3 * min(abs(left), 2) + min(abs(above), 2)
-                contexts[0] = (9 * plane + neighbours) * 5 + min(bit_length(used), 4)
+                # planes near by and here, and in the planes before; the sizes in this plane near by; and what is guessed, with
+                # how often that was right.
+                neighbours = 4 * min(abs(left), 3) + min(abs(above), 3)
+                contexts[0] = (16 * plane + neighbours) * 8 + min(used, 7)
                 sizes = 32 * bit_length(totals_near + 2 * total) + bit_length(before)
                 contexts[1] = (16 * group + bit_length(k)) * 1024 + sizes
-                contexts[2] = 32 * plane + bit_length(near + 3 * before)
+                contexts[2] = 32 * plane + bit_length(near)
                 length = 0
                 more = 1
                 while more and length < LENGTHS - 1:
@@ -1002,30 +971,25 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
                     more = transfer_bit(state, stream, chances, weights, contexts, int(size >> length > 0))
                     length += more
 
-                # Contexts of a digit: its place, over all planes and in this one; the plane; and the guess's digit.
+                # Digits and signs have two of these contexts. The other two are, for a digit, its place and the guess's digit;
+                # for a sign, the signs of left and above, and the guess's sign. A sign also has those of the planes before.
                 digits = min(length, 1)
                 contexts[KIND] = DIGIT
                 for digit in range(length - 2, -1, -1):
-                    contexts[0] = (LENGTHS * group + length) * LENGTHS + digit
-                    contexts[1] = (LENGTHS * plane + length) * LENGTHS + digit
-                    contexts[2] = plane
+                    contexts[0] = (LENGTHS * plane + length) * LENGTHS + digit
                     contexts[3] = trust + (abs(guess) >> digit & 1)
                     digits = 2 * digits + transfer_bit(state, stream, chances, weights, contexts, size >> digit & 1)
                 total += digits
                 used += min(digits, 1)
-                before = digits + (before + 1) // 2  # the last plane counts 1, each earlier one half as much
-
-                # Contexts of a sign: those of left and above; those of the first four planes; the plane; and the guess again.
+                before = digits + before // 2  # the last plane counts 1, each earlier one half as much
                 if digits:
                     contexts[0] = 9 * plane + 3 * np.sign(left) + np.sign(above)
                     contexts[1] = 128 * plane + signs
-                    contexts[2] = plane
                     contexts[3] = trust + int(guess < 0)
                     contexts[KIND] = SIGN
                     if transfer_bit(state, stream, chances, weights, contexts, int(number < 0)):
                         digits = -digits
-                if k < 4:
-                    signs = 3 * signs + np.sign(digits) + 1
+                signs = (3 * signs + np.sign(digits) + 1) % CONTEXTS
                 number = base + digits
                 gains[k] += abs(number) - abs(number - median)
 
@@ -1076,57 +1040,36 @@ def transfer(coder, group, shapes, numbers=None):
 
 def transfer_record(coder, record=None):
     """Write a record, or read one if none is given. Returns it."""
-    head = record and [VERSION, *record[:8], len(record.codes), len(record.shapes)]
-    head = transfer(coder, HEAD, [(11, 1, 1)], head)
-    version, *head, count, pictures = head.tolist()
-    channels, width, height, lapped, in_cosines, apart, smoothing, exponent = head
-    flags = {lapped, in_cosines, apart}
-    if version != VERSION or channels not in (1, 3):
+    head = record and [VERSION, *record[:7], len(record.codes), len(record.shapes)]
+    head = transfer(coder, HEAD, [(10, 1, 1)], head)
+    if np.any((head < LEAST) | (head > MOST)):
         raise ValueError("not a file of this version of the program")
-    if not flags <= {0, 1} or abs(exponent) > 64 * STEPS or not 0 <= smoothing < SMOOTHINGS:
-        raise ValueError("not a file of this version of the program")
-    too_much = "the file announces more than it can hold"
-    least, most = sorted([width, height])
-    if least < 1 or most > MOST_SAMPLES or not 1 <= pictures <= MOST_PICTURES:
-        raise ValueError(too_much)
-    if lapped and least < 2 * REACH or in_cosines and most > LARGEST_BASIS:
-        raise ValueError(too_much)
+    _, *head, count, pictures = head.tolist()
+    colour, width, height, _, in_cosines, *_ = head
 
     shapes = transfer(coder, HEAD, [(pictures, 2, 1)], record and record.shapes)
     shapes = shapes.reshape(pictures, 2)
-    if shapes.min() < 1 or shapes.max() > MOST_SAMPLES:
-        raise ValueError(too_much)
-    patches = 0
-    grids = []
-    for tall, wide in shapes.tolist():
-        rows = -(-tall // height)
-        columns = -(-wide // width)
-        patches += rows * columns
-        grids.append((rows, columns, count))
+    channels = 3 if colour else 1
     samples = width * height * channels
-    if patches * samples > MOST_SAMPLES or not 0 <= count <= min(patches, samples):
+    grids = -(-shapes // [height, width])  # rows and columns of patches
+    patches = int(np.prod(grids, axis=1, dtype=float).sum())
+    too_much = "the file announces more than it can hold"
+    if shapes.min() < 1 or patches * samples > MOST_SAMPLES or in_cosines and max(width, height) > LARGEST_BASIS:
         raise ValueError(too_much)
     # A number takes 1/2048 of a bit at least, since no chance is above 1 - 1/2048.
-    if record is None and count * (patches + samples) > 2**14 * len(coder[1]):
+    if count > min(patches, samples) or count * (patches + samples) > 2**14 * len(coder[1]):
         raise ValueError(too_much)
 
-    # The decoder is written in so many arrays: one per component, or one in all.
-    layers = max(count, 1) if apart else 1
-    codes = transfer(coder, CODES, grids, record and record.codes.T)
-    codes = codes.reshape(patches, count).T
-    # In the file, the components of a sample stand together, as the planes of a picture; in the record, the samples of a
-    # component.
-    decoder = record and record.decoder.reshape(layers, count // layers, height, width, channels).transpose(0, 2, 3, 4, 1)
-    decoder = transfer(coder, DECODER, layers * [(height, width, channels * count // layers)], decoder)
-    decoder = decoder.reshape(layers, height, width, channels, count // layers).transpose(0, 4, 1, 2, 3)
-    return Record(*head, shapes, codes, decoder.reshape(count, samples))
+    codes = transfer(coder, CODES, [(*grid, count) for grid in grids.tolist()], record and record.codes.T)
+    decoder = transfer(coder, DECODER, count * [(height, width, channels)], record and record.decoder)
+    return Record(*head, shapes, codes.reshape(patches, count).T, decoder.reshape(count, samples))
 
 
 def pack(record):
     """The bytes of a file."""
     # Here is room for 80 bytes per number, of at most 62 decisions; most decisions take less than a bit, and few more than 10.
     # What isn't used takes no memory.
-    numbers = 11 + record.shapes.size + record.codes.size + record.decoder.size
+    numbers = 10 + record.shapes.size + record.codes.size + record.decoder.size
     coder = fresh_coder(np.zeros(80 * numbers, np.uint8), 0, 0xFFFFFFFF, 0, 0, 0)
     transfer_record(coder, record)
     state, stream, *_ = coder
@@ -1156,14 +1099,12 @@ def radial(x, y, width, height):
 
 def sine(x, y, width, height):
     """Product of two sine waves, SINE_FREQUENCY periods along each side."""
-    check("SINE_FREQUENCY", SINE_FREQUENCY, Real, -1e9, 1e9)
     phase = 2 * pi * SINE_FREQUENCY
     return (1 + np.sin(phase * x / width) * np.sin(phase * y / height)) / 2
 
 
 def checkerboard(x, y, width, height):
     """CHECKER_SQUARES along each side, white at the top left."""
-    check("CHECKER_SQUARES", CHECKER_SQUARES, Real, -1e9, 1e9)
     column = x * CHECKER_SQUARES // width
     row = y * CHECKER_SQUARES // height
     return (row + column) % 2 == 0
@@ -1174,15 +1115,14 @@ PATTERNS = {"radial": radial, "sine": sine, "checkerboard": checkerboard}
 
 def draw(name, width, height):
     """Picture of the pattern PATTERNS[name], uint8 (height, width), or (height, width, 3) if it returns three channels."""
-    check("WIDTH * HEIGHT", width * height, Integral, 1, MOST_SAMPLES)
+    if width * height > MOST_SAMPLES:
+        raise Refused(f"WIDTH * HEIGHT: has to be at most {MOST_SAMPLES}")
     y, x = np.indices((height, width))
-    values = PATTERNS[name](x, y, width, height)
-    with suppress(TypeError, ValueError):
-        values = np.asarray(values)
-        shape = (height, width, 3) if values.ndim == 3 else (height, width)
-        if np.isrealobj(values) and np.allclose(values, np.clip(values, 0, 1), rtol=0, atol=1e-6):
-            return to_levels(np.broadcast_to(values, shape))
-    raise Refused(f"pattern {name}: has to return {height} x {width} numbers from 0 to 1")
+    values = np.asarray(PATTERNS[name](x, y, width, height))
+    fits = values.shape in ((height, width), (height, width, 3))
+    if not fits or not np.allclose(values, np.clip(values, 0, 1), rtol=0, atol=1e-6):
+        raise Refused(f"pattern {name}: has to return {height} x {width} numbers from 0 to 1, or three times as many")
+    return to_levels(values)
 
 
 def to_levels(values):
@@ -1250,15 +1190,15 @@ def png(picture):
 
 
 REACH = 4  # pixels on each side of a border that are lapped
-STRETCH = 1.75  # lapped samples leave the range from 0 to 1: they are clipped to -3/8 to 11/8
+STRETCH = 1.75  # lapped samples leave the range from 0 to 1: they are squeezed by this, and then clipped
 GROWTH = 1.2  # of differences across borders: see `lapping` (`tests/quality.py lapping`)
 
 
 def lapping():
     """What `lap` does with the differences of pixels across a border, (REACH, REACH)."""
     # The lapped orthogonal transform (Malvar 1990) is a rotation of these differences: a DCT-IV from the far end to the border,
-    # odd frequencies made negative, and an inverse DCT-II. GROWTH makes their rounding finer, since `unlap` spreads an error of
-    # theirs over pixels of two patches (Tran, Liang and Tu 2003, with other matrices).
+    # odd frequencies made negative, and an inverse DCT-II. GROWTH makes their rounding finer, since an error of theirs is spread
+    # over pixels of two patches (Tran, Liang and Tu 2003, with other matrices).
     places = np.arange(REACH)
     angles = pi / REACH * np.outer(places + 0.5, places + 0.5)
     fourth = np.cos(angles) * sqrt(2 / REACH)
@@ -1268,45 +1208,23 @@ def lapping():
 LAPPING = lapping()
 
 
-def mix(picture, axis, size, matrix):
-    """Mix the pixels on both sides of the borders between patches of this size, in place, along an axis.
+def lap(picture, width, height, matrix=LAPPING):
+    """Let patches lap over into their neighbours, in place; the inverse of the matrix undoes this.
 
-    With d the differences right - left of the pixels at the same distance from a border, from the border outwards, d becomes
-    matrix @ d, while right + left stays.
+    With d the differences of the pixels at the same distance from a border between patches, right - left or lower - upper, from
+    the border outwards, d becomes matrix @ d, while their sums stay. Patches are rounded apart from each other, so steps would
+    show at their borders; once lapping is undone, the errors of a patch fade out across its borders instead.
     """
-    lines = picture.swapaxes(0, axis)
-    borders = max(0, (len(lines) - REACH) // size)  # those that have REACH pixels on both sides
-    lefts = [lines[size - 1 - j :: size][:borders] for j in range(REACH)]
-    rights = [lines[size + j :: size][:borders] for j in range(REACH)]
-    differences = np.stack(rights) - np.stack(lefts)
-    changes = np.einsum("ij,j...->i...", float32(matrix - np.eye(REACH)), differences)
-    for left, right, change in zip(lefts, rights, changes):
-        left -= change / 2
-        right += change / 2
-
-
-def lap(picture, width, height):
-    """Let patches lap over into their neighbours, in place; the picture is from 0 to 1, and is squeezed to that range again.
-
-    Patches are rounded apart from each other, so steps would show at their borders. After `unlap`, the errors of a patch fade out
-    across its borders instead.
-    """
-    mix(picture, 1, width, LAPPING)
-    mix(picture, 0, height, LAPPING)
-    picture -= 0.5
-    picture /= STRETCH
-    picture += 0.5
-    np.clip(picture, 0, 1, out=picture)
-
-
-def unlap(picture, width, height):
-    """The inverse of `lap`, in place, but for what was cut off at 0 and 1."""
-    picture -= 0.5
-    picture *= STRETCH
-    picture += 0.5
-    inverse = LAPPING.T / GROWTH**2
-    mix(picture, 0, height, inverse)
-    mix(picture, 1, width, inverse)
+    for axis, size in enumerate((height, width)):
+        lines = picture.swapaxes(0, axis)
+        borders = max(0, (len(lines) - REACH) // size)  # those that have REACH pixels on both sides
+        lefts = [lines[size - 1 - j :: size][:borders] for j in range(REACH)]
+        rights = [lines[size + j :: size][:borders] for j in range(REACH)]
+        differences = np.stack(rights) - np.stack(lefts)
+        changes = np.einsum("ij,j...->i...", float32(matrix - np.eye(REACH)), differences)
+        for left, right, change in zip(lefts, rights, changes):
+            left -= change / 2
+            right += change / 2
 
 
 AROUND = 2  # neighbours as far as this, along both axes, are averaged
@@ -1363,16 +1281,12 @@ def smooth(picture, strength):
     return averages.transpose(1, 2, 0).reshape(picture.shape)
 
 
-def pays_to_lap(pictures, width, height):
-    """Whether patches are to be lapped: if they have room, and neighbours, and gain by it."""
-    # Drawings, text and pixel art have few levels, and sharp edges between flat parts: lapped, they take up to 3 times the
-    # bytes. In photographs the eight most frequent levels make up to 0.6 of all samples, in the others more than 0.75
-    # (`tests/quality.py lapping`).
+def few_levels(pictures):
+    """Whether pictures are drawings, text or pixel art, with few levels, and sharp edges between flat parts."""
+    # Lapped, these take up to 3 times the bytes. In photographs the eight most frequent levels make up to 0.6 of all samples, in
+    # the others more than 0.75 (`tests/quality.py lapping`).
     counts = sum(np.bincount(picture.ravel(), minlength=256) for picture in pictures)
-    few_levels = np.sort(counts)[-8:].sum() > 0.7 * counts.sum()
-    tallest, widest = np.max([picture.shape[:2] for picture in pictures], axis=0)
-    neighbours = tallest >= height + REACH or widest >= width + REACH
-    return neighbours and min(width, height) >= 2 * REACH and not few_levels
+    return np.sort(counts)[-8:].sum() > 0.7 * counts.sum()
 
 
 def cut(pictures, width, height):
@@ -1391,18 +1305,19 @@ def cut(pictures, width, height):
             raise Refused("pictures have to be a list of uint8 arrays")
         if picture.ndim != pictures[0].ndim or picture.ndim != 2 and picture.shape[2:] != (3,):
             raise Refused("pictures have to be all (height, width), or all (height, width, 3)")
-    check("width", width, Integral, 1, 10**6)
-    check("height", height, Integral, 1, 10**6)
+    check("width", width)
+    check("height", height)
     width, height = int(width), int(height)
     count = sum(-(-picture.shape[0] // height) * -(-picture.shape[1] // width) for picture in pictures)
     channels = 3 if pictures[0].ndim == 3 else 1
     if count * width * height * channels > MOST_SAMPLES or len(pictures) > MOST_PICTURES:
         raise Refused(f"IMAGES: has to hold at most {MOST_PICTURES} pictures, whose patches have at most {MOST_SAMPLES} samples")
 
-    # Along each axis, 2 * REACH of `size` pixels are lapped. Of errors like white noise, `noise` is left there by `unlap`:
-    # sums keep theirs, differences are multiplied. Undoing the squeeze multiplies squared errors by STRETCH^2: once per axis.
+    # Patches lap over if they have room, and neighbours, and gain by it. Along each axis, 2 * REACH of `size` pixels are lapped
+    # then. Of errors like white noise, `noise` is left there when this is undone: sums keep theirs, differences are multiplied.
+    # STRETCH multiplies squared errors by its square: once per axis.
+    lapped = count > len(pictures) and min(width, height) >= 2 * REACH and not few_levels(pictures)
     gain = 1.0
-    lapped = pays_to_lap(pictures, width, height)
     noise = (1 + GROWTH**-2) / 2
     for size in (width, height) if lapped else ():
         gain *= STRETCH * (1 - (1 - noise) * 2 * REACH / size)
@@ -1413,6 +1328,7 @@ def cut(pictures, width, height):
         values = picture.reshape(tall, wide, -1) / float32(255)
         if lapped:
             lap(values, width, height)
+            values = np.clip((values - 0.5) / STRETCH + 0.5, 0, 1)
         margins = (0, -tall % height), (0, -wide % width), (0, 0)
         values = np.pad(values, margins, "edge")
         line = width * values.shape[2]
@@ -1443,14 +1359,13 @@ def comparison(pictures, decoded):
     every = max(rows * tallest, total) // 2048 + 1
     columns = []
     for original, output in zip(pictures, decoded):
-        error = abs(np.int64(original) - output)
-        difference = np.uint8(np.minimum(8 * error, 255))
-        cells = [picture[::every, ::every] for picture in (original, output, difference)]
-        cell_height = tallest // every + 2
-        below = cell_height - len(cells[0])
-        margins = [(0, below), (0, 2), (0, 0)][: original.ndim]  # grey lines between the cells
-        cells = [np.pad(cell, margins, constant_values=128) for cell in cells[:rows]]
-        columns.append(np.vstack(cells))
+        difference = np.minimum(8 * abs(np.int64(original) - output), 255)
+        cells = np.stack([original, output, np.uint8(difference)])
+        cells = cells[:rows, ::every, ::every]
+        below = tallest // every + 2 - cells.shape[1]
+        margins = [(0, 0), (0, below), (0, 2), (0, 0)]  # grey lines between the cells
+        cells = np.pad(cells, margins[: cells.ndim], constant_values=128)
+        columns.append(np.concatenate(cells))
     return np.hstack(columns)
 
 
@@ -1463,8 +1378,26 @@ class Refused(ValueError):
     """A mistake that the user can correct, told in one line."""
 
 
-def check(name, value, kind, least, most):
+# Kind, least and most of the constants that are numbers, and of arguments of the same name.
+LIMITS = {
+    "WIDTH": (Integral, 1, 10**6),
+    "HEIGHT": (Integral, 1, 10**6),
+    "SINE_FREQUENCY": (Real, -(10**9), 10**9),
+    "CHECKER_SQUARES": (Real, -(10**9), 10**9),
+    "LATENT_DIM": (Integral, 1, 10**6),
+    "EPOCHS": (Integral, 1, 10**9),
+    "LEARNING_RATE": (Real, 0.001, 2),
+    "TARGET_PSNR": (Real, 1, 100),
+    "LOG_EVERY": (Integral, 1, 10**9),
+    "SEED": (Integral, 0, 10**9),
+}
+
+
+def check(name, value):
     """Refuse a number that is of another kind, or out of range."""
+    kind, least, most = LIMITS[name.upper()]
+    if value is None and name.upper() == "TARGET_PSNR":
+        return
     if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= most:
         raise Refused(f"{name}: has to be {'a whole number' if kind is Integral else 'a number'} from {least} to {most}")
 
@@ -1484,70 +1417,52 @@ def check_model(targets, codes, decoder):
     targets = check_targets(targets)
     codes = np.asarray(codes, float32)
     decoder = np.asarray(decoder, float32)
-    if codes.ndim != 2 or decoder.ndim != 2:
-        raise Refused("codes and decoder have to be matrices")
-    rows, samples = decoder.shape
-    if targets.shape != (len(codes), samples) or codes.shape[1] != rows:
+    if codes.ndim != 2 or decoder.ndim != 2 or codes.shape[1] != len(decoder):
+        raise Refused("codes and decoder have to be matrices that fit together")
+    if targets.shape != (len(codes), decoder.shape[1]):
         raise Refused("targets, codes and decoder have to fit together")
-    if rows < 2 or np.any(codes[:, -1] != 1):
+    if len(decoder) < 2 or np.any(codes[:, -1] != 1):
         raise Refused("codes have to have a 1 at their ends, behind one number at least")
-    largest = np.max([abs(codes).max(), abs(decoder).max()])
-    if not largest < 1e6:
+    if not (abs(codes).max() < 1e6 and abs(decoder).max() < 1e6):
         raise Refused("codes and decoder have to be finite, and below a million")
     return targets, codes, decoder
 
 
 def check_constants():
-    """Refuse constants that can't be used; patterns check their own."""
-    check("WIDTH", WIDTH, Integral, 1, 10**6)
-    check("HEIGHT", HEIGHT, Integral, 1, 10**6)
-    check("LATENT_DIM", LATENT_DIM, Integral, 1, 10**6)
-    check("EPOCHS", EPOCHS, Integral, 1, 10**9)
-    check("LEARNING_RATE", LEARNING_RATE, Real, 0.001, 2)
-    if TARGET_PSNR is not None:
-        check("TARGET_PSNR", TARGET_PSNR, Real, 1, 100)
-    check("LOG_EVERY", LOG_EVERY, Integral, 1, 10**9)
-    check("SEED", SEED, Integral, 0, 10**9)
-    if not isinstance(IMAGES, (tuple, list)) or not IMAGES:
-        raise Refused('IMAGES: has to be like ("cat.pgm",), with a comma')
-    for name in IMAGES:
-        check_name("IMAGES", name)
-    check_name("OUTPUT_DIR", OUTPUT_DIR)
-
-
-def check_name(constant, name):
-    """Refuse what can't be the name of a file or folder."""
-    usable = isinstance(name, str) and "\0" not in name
-    with suppress(UnicodeError):
-        if usable and os.fsencode(name) is not None:
-            return
-    raise Refused(f"{constant}: has to hold names like 'cat.pgm' or 'outputs'")
+    """Refuse constants that can't be used."""
+    for name in LIMITS:
+        check(name, globals()[name])
+    if not isinstance(IMAGES, (tuple, list)) or not IMAGES or not all(isinstance(name, str) for name in IMAGES):
+        raise Refused('IMAGES: has to hold names, like ("cat.pgm",), with a comma')
+    if not isinstance(OUTPUT_DIR, str):
+        raise Refused('OUTPUT_DIR: has to be a name, like "outputs"')
 
 
 def load_pictures(images, width, height, folder):
     """Names and pictures of what IMAGES holds; patterns are width x height, and folder is for the results."""
     names = []
     for name in images:
-        path = HERE / os.path.expanduser(name)
-        found = [name]
-        if name not in PATTERNS and not os.path.isfile(path):
-            pattern = os.path.join(escape(str(HERE)), escape(os.path.expanduser(name)).replace("[*]", "*"))
-            found = sorted(filter(os.path.isfile, glob(pattern)))
+        if name in PATTERNS:
+            names.append(name)
+            continue
+        path = os.path.join(HERE, os.path.expanduser(name))
+        found = [path]
+        if not os.path.isfile(path):
+            found = sorted(filter(os.path.isfile, glob(escape(path).replace("[*]", "*"))))
         if not found:
             raise Refused(f"IMAGES: {path} matches no file, and {name} none of the patterns {', '.join(PATTERNS)}")
+        for path in found:
+            if os.path.dirname(os.path.realpath(path)) == os.path.realpath(folder):
+                raise Refused(f"IMAGES: {path} lies in OUTPUT_DIR, where results are replaced: copy it to another folder")
         names += found
 
     pictures = []
     for name in names:
-        path = HERE / os.path.expanduser(name)
-        if name not in PATTERNS and os.path.dirname(os.path.realpath(path)) == os.path.realpath(folder):
-            raise Refused(f"IMAGES: {path} lies in OUTPUT_DIR, where results are replaced: copy it to another folder")
-        picture = draw(name, width, height) if name in PATTERNS else read_picture(path)
+        picture = draw(name, width, height) if name in PATTERNS else read_picture(Path(name))
         pictures.append(picture)
         if picture.ndim != pictures[0].ndim:
             raise Refused(f"IMAGES: {names[0]} and {name}: grey and colour can't be mixed")
-    beside = f"{HERE}{os.sep}"
-    return [name.removeprefix(beside) for name in names], pictures
+    return [name.removeprefix(f"{HERE}{os.sep}") for name in names], pictures
 
 
 def write_patterns(folder, names, pictures):
@@ -1575,16 +1490,13 @@ def write_files(folder, files):
     try:
         folder.mkdir(parents=True, exist_ok=True)
         beside.touch()  # even if there are no files, the folder is tried
-        for name in files:
-            if (folder / name).is_dir():
-                raise OSError(f"{folder / name} is a folder")
         for name, content in files.items():
             beside.write_bytes(content)
             beside.replace(folder / name)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise Refused(f"OUTPUT_DIR: can't write: {error}") from None
     finally:
-        with suppress(OSError, ValueError):
+        with suppress(OSError):
             beside.unlink()
 
 
@@ -1641,43 +1553,37 @@ def note_ctrl_c(number, frame):
 
 
 KERNELS = [thing for thing in list(globals().values()) if hasattr(thing, "enable_caching")]
-MACHINE_CODE = HERE / "__pycache__"  # folder where numba keeps what it compiled
-FILES = f"{escape(Path(__file__).stem)}.*.nb[ci]"  # those of this program
 LOADED = []  # holds something as soon as `load_kernels` was called
 
 
 class Locator(InTreeCacheLocator):
-    """Tells numba how it knows that machine code is up to date; by itself, it compiles anew if anything in the file changes."""
+    """Tells numba what machine code is called, and that it is up to date if it is called so."""
 
-    # Kernels call each other, so the machine code of each is up to date as long as the text of all is, and the numbers and
-    # tables that they use. It can only be loaded in a module of the same name.
+    # By itself, numba compiles anew if anything in the file changes. But kernels call each other, so the machine code of each is
+    # up to date as long as the text of all is, and the numbers and tables that they use. It can only be loaded in a module of the
+    # same name.
+    name = ""
+
     def get_source_stamp(self):
-        text = ""
-        for kernel in KERNELS:
-            text += getsource(kernel.py_func)
-            used = [name for name in kernel.py_func.__code__.co_names if name.isupper()]
-            text += repr([np.array(globals()[name]).tolist() for name in used])
-        return text
+        return ""
 
     def get_disambiguator(self):
-        return __name__
+        return self.name
 
 
-class Compiling(Listener):
-    """Says once that numba compiles."""
+def stamp():
+    """A number that changes with the kernels, and with what they use."""
+    number = 0
+    for kernel in KERNELS:
+        number = zlib.crc32(getsource(kernel.py_func).encode(), number)
+        for name in filter(str.isupper, kernel.py_func.__code__.co_names):
+            number = zlib.crc32(np.array(globals()[name]), number)
+    return number
 
-    def __init__(self):
-        self.said = False
-        self.output = sys.stdout
 
-    def on_start(self, event):
-        if not self.said:
-            with redirect_stdout(self.output):
-                say("compiling ...")
-        self.said = True
-
-    def on_end(self, event):
-        pass
+def machine_code(name):
+    """The files in which numba keeps machine code of this name."""
+    return list(HERE.glob(f"__pycache__/{escape(Path(__file__).stem)}.*-{name}*.nb[ci]"))
 
 
 def load_kernels():
@@ -1691,22 +1597,29 @@ def load_kernels():
     locators = config.CACHE_LOCATOR_CLASSES
     config.CACHE_LOCATOR_CLASSES = f"{__name__}.Locator"
     with suppress(RuntimeError, OSError):
+        Locator.name = f"{__name__}-{stamp()}"
         for kernel in KERNELS:
             kernel.enable_caching()
     config.CACHE_LOCATOR_CLASSES = locators
 
-    listener = Compiling()
-    with install_listener("numba:compile", listener), redirect_stdout(StringIO()):
-        for first_try in (True, False):
-            try:
-                rehearse(listener, first_try)
-                break
-            except Exception as error:
-                if not failed_to_load(error) or not first_try:
-                    LOADED.clear()
-                    raise Refused(f"machine code: {error}") from None
-            for path in MACHINE_CODE.glob(FILES):
-                path.unlink(missing_ok=True)
+    # Numba keeps two files for each kernel. If some are missing, or can't be loaded, all are made anew, and what is outdated is
+    # deleted. On Linux a child process, which begins as a copy of this one, compiles half of them, and this one loads what it
+    # has kept. Where there may be threads already, as in a notebook, there can't be a copy.
+    missing = len(machine_code(Locator.name)) < 2 * len(KERNELS)
+    may_fork = missing and __name__ == "__main__" and sys.platform == "linux"
+    while True:
+        if missing:
+            say("compiling ...")
+            for path in machine_code(__name__):
+                with suppress(OSError):
+                    path.unlink()
+        try:
+            return rehearse(may_fork)
+        except Exception as error:
+            if missing or not failed_to_load(error):
+                LOADED.clear()
+                raise Refused(f"machine code: {error}") from None
+        missing = True
 
 
 def failed_to_load(error):
@@ -1715,19 +1628,18 @@ def failed_to_load(error):
     return "caching.py" in files and "parallel.py" not in files
 
 
-def rehearse(listener, may_fork):
+def rehearse(may_fork):
     """Do all that needs kernels for a picture of one pixel: then they are compiled, or loaded."""
-    # On Linux a child process, which begins as a copy of this one, compiles half of them, if there are none. This process then
-    # loads what it has saved. Where there may be threads already, as in a notebook, there can't be a copy.
-    child = None
-    alone = may_fork and __name__ == "__main__" and sys.platform == "linux"
-    if alone and os.access(HERE, os.W_OK) and not any(MACHINE_CODE.glob(FILES)):
-        child = get_context("fork").Process(target=compile_in_child, args=(listener,))
-        child.start()
+    child = os.fork() if may_fork else None
+    if child == 0:
+        with suppress(BaseException):  # what goes wrong here goes wrong in the parent again, which tells it
+            rehearse_file()
+        os._exit(0)
     one = np.ones((1, 1), float32)
-    train(one, np.ones((1, 2)), np.ones((2, 1)), 1)
+    with redirect_stdout(StringIO()):
+        train(one, np.ones((1, 2)), np.ones((2, 1)), 1)
     if child:
-        child.join()
+        os.waitpid(child, 0)
     rehearse_file()
 
 
@@ -1735,17 +1647,8 @@ def rehearse_file():
     """The half of `rehearse` that can be done in a process of its own."""
     one = np.ones((1, 1), float32)
     numbers = choose(one, one, 1, 1, one, None)
-    shapes = np.array([[1, 1]])
-    content = pack(Record(1, 1, 1, 0, 0, 0, 0, 0, shapes, *numbers))
-    unpack(content)
+    unpack(pack(Record(0, 1, 1, 0, 0, 0, 0, np.array([[1, 1]]), *numbers)))
     smooth(one, 1)
-
-
-def compile_in_child(listener):
-    """Compile in silence. What goes wrong here goes wrong in the parent again, which tells it."""
-    listener.said = True
-    with suppress(BaseException):
-        rehearse_file()
 
 
 def main():
@@ -1759,7 +1662,7 @@ def main():
         return 130 if PRESSES else 0
     except KeyboardInterrupt:
         status, words = 130, "interrupted: results of this run may be missing"
-    except (Refused, UnicodeError, MemoryError) as error:  # UnicodeError: a name of a file that can't be encoded
+    except (Refused, MemoryError) as error:
         status, words = 2, str(error) or "not enough memory"
     print("neural_compression.py:", " ".join(words.split()), file=sys.stderr)
     return status

@@ -362,9 +362,10 @@ def png_bytes(picture):
 
 def without_sigmoid(logits, shapes, width, height, lapped):
     """In the place of `assemble`, for PCA: the logits are the samples."""
-    outputs = nc.join(np.clip(logits, 0, 1), shapes, width, height)
+    outputs = np.clip(logits, 0, 1)
+    outputs = nc.join(0.5 + nc.STRETCH * (outputs - 0.5) if lapped else outputs, shapes, width, height)
     for output in outputs if lapped else ():
-        nc.unlap(output, width, height)
+        nc.lap(output, width, height, nc.LAPPING.T / nc.GROWTH**2)
     return outputs
 
 
@@ -377,8 +378,7 @@ def pca_points(picture, side):
     values, gain = nc.cut([picture], side, side)
     values = np.float64(values)
     left, lengths, right = np.linalg.svd(values, full_matrices=False)
-    channels = values.shape[1] // side**2
-    bases = nc.patch_bases(side, side, channels)
+    bases = nc.patch_bases(side, side, picture.ndim == 3)
     points = []
     for count in (4, 8, 12, 16, 24, 32, 48, 64):
         for exponent in range(128, -416, -32):
@@ -394,7 +394,7 @@ def pca_points(picture, side):
             whole = nc.round_decoder(rows * nc.row_lengths(numbers) / step, bases)
             numbers, whole = map(np.int64, nc.without_zeros(numbers, whole))
             shapes = np.array([picture.shape[:2]])
-            record = nc.Record(channels, side, side, int(gain > 1), 1, 0, 0, exponent, shapes, numbers, whole)
+            record = nc.Record(int(picture.ndim == 3), side, side, int(gain > 1), 1, 0, exponent, shapes, numbers, whole)
             with with_settings({"assemble": without_sigmoid}):
                 record, _, loss = nc.best_smoothing(record, [picture], range(nc.SMOOTHINGS))
             points.append((len(nc.pack(record)), -10 * np.log10(loss)))

@@ -78,32 +78,32 @@ class Coder:
                     base = median if gains[k] > 0 else 0
                     guess = past[-back] - base if back <= len(past) else 0
                     left, corner, above, right = left - base, corner - base, above - base, right - base
-                    beside = 2 * abs(left) + 2 * abs(above) + abs(corner) + abs(right) + 3 * before
+                    beside = 2 * abs(left) + 2 * abs(above) + abs(corner) + abs(right)
                     everywhere = around + 2 * sizes[y + 1][x + 1]
                     plane, trust = 256 * group + k, 2 * min(run, 15)
                     number = next(numbers) - base
 
-                    models = [((3 * plane + min(abs(left), 2)) * 3 + min(abs(above), 2)) * 5 + min(used.bit_length(), 4),
-                              ((16 * group + k.bit_length()) * 32 + everywhere.bit_length()) * 32 + before.bit_length(),
-                              32 * plane + beside.bit_length()]  # fmt: skip
+                    values = ((4 * plane + min(abs(left), 3)) * 4 + min(abs(above), 3)) * 8 + min(used, 7)
+                    busy = ((16 * group + k.bit_length()) * 32 + everywhere.bit_length()) * 32 + before.bit_length()
+                    near = 32 * plane + beside.bit_length()
                     length = 0
                     while length < 31:
                         same = trust + (abs(guess) >= 2**length)
-                        if not self.bit([*models, same], length, abs(number) >= 2**length):
+                        if not self.bit([values, busy, near, same], length, abs(number) >= 2**length):
                             break
                         length += 1
                     size = min(length, 1)
                     for n in reversed(range(length - 1)):
-                        models = [(32 * group + length) * 32 + n, (32 * plane + length) * 32 + n, plane]
-                        size = 2 * size + self.bit([*models, trust + abs(guess) // 2**n % 2], DIGIT, abs(number) // 2**n % 2)
-                    models = [9 * plane + 3 * sign(left) + sign(above), 128 * plane + signs, plane]
-                    negative = size and self.bit([*models, trust + (guess < 0)], SIGN, number < 0)
+                        place, same = (32 * plane + length) * 32 + n, trust + abs(guess) // 2**n % 2
+                        size = 2 * size + self.bit([place, busy, near, same], DIGIT, abs(number) // 2**n % 2)
+                    contexts = [9 * plane + 3 * sign(left) + sign(above), 128 * plane + signs, near, trust + (guess < 0)]
+                    negative = size and self.bit(contexts, SIGN, number < 0)
 
                     number = base + (-size if negative else size)
                     sizes[y + 1][x + 1] += size
                     used += size > 0
-                    before = size + (before + 1) // 2
-                    signs = 3 * signs + sign(number - base) + 1 if k < 4 else signs
+                    before = size + before // 2
+                    signs = (3 * signs + sign(number - base) + 1) % 65521
                     gains[k] += abs(number) - abs(number - median)
                     grid[k][y + 1][x + 1] = number
                     run = run + 1 if run and number == past[-back] else 0
@@ -117,34 +117,32 @@ class Coder:
 
 def layout(head, shapes):
     """Shapes of the arrays of the codes, and of the decoder."""
-    _, channels, width, height, *_, apart, _, _, components, _ = head
-    parts = max(components, 1) if apart else 1
+    _, colour, width, height, *_, components, _ = head
     grids = [(-(-tall // height), -(-wide // width), components) for tall, wide in zip(shapes[::2], shapes[1::2])]
-    return grids, parts * [(height, width, channels * components // parts)]
+    return grids, components * [(height, width, 3 if colour else 1)]
 
 
 def read(content):
     """What a file holds, by name."""
     coder = Coder(content)
-    head = coder.arrays(HEAD, [(11, 1, 1)])
-    version, channels, width, height, lapped, cosines, apart, smoothing, exponent, components, pictures = head
-    assert version == 3
+    head = coder.arrays(HEAD, [(10, 1, 1)])
+    version, colour, width, height, lapped, cosines, smoothing, exponent, components, pictures = head
+    assert version == 4
     shapes = coder.arrays(HEAD, [(pictures, 2, 1)])
     grids, parts = layout(head, shapes)
+    channels = 3 if colour else 1
     patches = sum(rows * columns for rows, columns, _ in grids)
     codes = np.array(coder.arrays(CODES, grids), int).reshape(patches, components)
-    decoder = np.array(coder.arrays(DECODER, parts), int)
-    decoder = decoder.reshape(len(parts), height, width, channels, components // len(parts))
-    decoder = decoder.transpose(0, 4, 3, 1, 2).reshape(components, channels, height, width)
+    decoder = np.array(coder.arrays(DECODER, parts), int).reshape(components, height, width, channels)
     return SimpleNamespace(head=head, channels=channels, width=width, height=height, lapped=lapped, cosines=cosines,
-                           apart=apart, smoothing=smoothing, exponent=exponent, shapes=list(zip(shapes[::2], shapes[1::2])), codes=codes,
-                           decoder=decoder)  # fmt: skip
+                           smoothing=smoothing, exponent=exponent, shapes=list(zip(shapes[::2], shapes[1::2])), codes=codes,
+                           decoder=np.moveaxis(decoder, 3, 1))  # fmt: skip
 
 
 def written(head, shapes, codes=None, decoder=None):
     """A file of these numbers, in the order in which they are written."""
     coder = Coder()
-    coder.arrays(HEAD, [(11, 1, 1)], head)
+    coder.arrays(HEAD, [(10, 1, 1)], head)
     coder.arrays(HEAD, [(len(shapes) // 2, 2, 1)], shapes)
     if codes is not None:
         for group, arrays, numbers in zip((CODES, DECODER), layout(head, shapes), (codes, decoder)):
@@ -245,15 +243,15 @@ def glyph_page():
 FLAT = [np.full((20, 30), 128, np.uint8)] * 2
 REPEATED = [255 * (np.indices((64, 64)) * n // 64 % 2).max(axis=0).astype(np.uint8) for n in (6, 9, 16)]
 CASES = [  # pictures, width, height, latent_dim, target; what the file has to be like
-    (REPEATED, 64, 64, 16, None, "whole apart"),
+    (REPEATED, 64, 64, 16, None, "whole"),
     (views((20, 30), (20, 30), (20, 30), (20, 30), (12, 25)), 30, 20, 3, 30.0, "whole"),
-    (views((20, 30), (20, 30)), 30, 20, 3, 35.0, "whole apart"),
+    (views((20, 30), (20, 30)), 30, 20, 3, 35.0, "whole"),
     (views((12, 15, 3), (9, 15, 3), (12, 15, 3), (12, 15, 3)), 15, 12, 2, 30.0, "whole"),
     (views((45, 60)), 8, 8, 12, 33.0, "lapped cosines smoothed"),
-    (views((24, 31)), 8, 8, 12, 40.0, "lapped cosines apart"),
+    (views((24, 31)), 8, 8, 12, 40.0, "lapped cosines"),
     (views((61, 52)), 14, 9, 12, 33.0, "lapped cosines smoothed"),
     (views((45, 60, 3)), 8, 8, 12, 33.0, "lapped cosines smoothed"),
-    (views((8, 24, 3)), 8, 8, 12, 40.0, "lapped cosines apart"),
+    (views((8, 24, 3)), 8, 8, 12, 40.0, "lapped cosines"),
     (views((33, 30), (7, 50), (30, 9), (11, 12)), 8, 9, 5, 32.0, "lapped cosines smoothed"),
     (views((18, 514)), 257, 9, 2, 24.0, "lapped"),
     (views((514, 6, 3)), 3, 257, 2, 24.0, ""),
@@ -263,7 +261,7 @@ CASES = [  # pictures, width, height, latent_dim, target; what the file has to b
     (views((33, 50), (7, 90), (50, 9), (26, 26)), 8, 6, 5, 33.0, "cosines smoothed"),
     ([glyph_page()[:64, :64]], 8, 8, 12, 16.0, "cosines smoothed"),
     (FLAT, 8, 8, 3, None, "cosines flat"),
-    (FLAT, 30, 20, 3, None, "whole apart flat"),
+    (FLAT, 30, 20, 3, None, "whole flat"),
     ([np.full((500, 700, 3), 128, np.uint8)], 100, 100, 1, None, "cosines flat"),
 ]
 
@@ -276,7 +274,7 @@ def test_a_file_decodes_as_the_program_says(program, pictures, width, height, la
     assert [(d.dtype, d.shape) for d in decoded] == [(np.uint8, p.shape) for p in pictures]
     assert psnr(pictures, decoded) >= (target or 20)
     whole = sum(-(-tall // height) * -(-wide // width) for tall, wide in file.shapes) == len(pictures)
-    seen = {"whole": whole, "lapped": file.lapped, "cosines": file.cosines, "apart": file.apart, "smoothed": file.smoothing,
+    seen = {"whole": whole, "lapped": file.lapped, "cosines": file.cosines, "smoothed": file.smoothing,
             "flat": file.codes.size == 0}  # fmt: skip
     assert words.split() == [word for word, true in seen.items() if true]
     shapes = [side for shape in file.shapes for side in shape]
@@ -284,19 +282,19 @@ def test_a_file_decodes_as_the_program_says(program, pictures, width, height, la
 
 def test_a_whole_picture_on_paper(program):
     """A picture of 1 x 3, a step of 2, 1 component; the number of the code is divided by its length."""
-    (picture,) = program.decompress(written([3, 1, 3, 1, 0, 0, 0, 0, 64, 1, 1], [1, 3], [-5], [0, 1, -1]))
+    (picture,) = program.decompress(written([4, 0, 3, 1, 0, 0, 0, 64, 1, 1], [1, 3], [-5], [0, 1, -1]))
     assert picture.tolist() == [[128, 30, 225]]  # sigmoid(2) is 0.8808
 
 
 def test_opponent_colours_on_paper(program):
     """2 patches of 1 x 1 pixels; their only component is red minus blue."""
-    (picture,) = program.decompress(written([3, 3, 1, 1, 0, 1, 0, 0, 0, 1, 1], [1, 2], [5, -5], [0, 500, 0]))
+    (picture,) = program.decompress(written([4, 1, 1, 1, 0, 1, 0, 0, 1, 1], [1, 2], [5, -5], [0, 500, 0]))
     assert picture.tolist() == [[[255, 128, 0], [0, 128, 255]]]
 
 
 def test_a_lapped_picture_on_paper(program):
     """A black patch of 8 x 8 and a white one: their lapped samples are 0 and 1, which stand for -3/8 and 11/8."""
-    (picture,) = program.decompress(written([3, 1, 8, 8, 1, 1, 0, 0, 0, 1, 1], [8, 16], [5, -5], [-9999, *63 * [0]]))
+    (picture,) = program.decompress(written([4, 0, 8, 8, 1, 1, 0, 0, 1, 1], [8, 16], [5, -5], [-9999, *63 * [0]]))
     differences = np.linalg.solve(LAPPING, np.full(4, 14 / 8))
     row = np.concatenate([4 * [-3 / 8], 0.5 - differences[::-1] / 2, 0.5 + differences / 2, 4 * [11 / 8]])
     np.testing.assert_array_equal(picture, np.tile(np.rint(255 * np.clip(row, 0, 1)), (8, 1)))
@@ -362,24 +360,21 @@ SIDES = [(37, 52, 8, 9), (64, 23, 20, 12), (20, 11, 16, 8), (9, 8, 9, 8), (3, 31
 def test_lapping_mixes_the_differences_across_borders(program, tall, wide, height, width):
     picture = np.random.default_rng(0).random((tall, wide, 3))
     across = np.einsum("xw,hwc->hxc", lap_matrix(wide, width), picture)
-    mixed = picture.copy()
-    program.mix(mixed, 1, width, program.LAPPING)
-    np.testing.assert_allclose(mixed, across, atol=1e-6)
     lapped = picture.copy()
     program.lap(lapped, width, height)
-    expected = 0.5 + (np.einsum("yh,hxc->yxc", lap_matrix(tall, height), across) - 0.5) / 1.75
-    np.testing.assert_allclose(lapped, np.clip(expected, 0, 1), atol=1e-6)
+    np.testing.assert_allclose(lapped, np.einsum("yh,hxc->yxc", lap_matrix(tall, height), across), atol=1e-6)
 
     # Pixels that are further than 4 from any border stay, and so do sums of two on either side of one.
     far = [[x for x in range(size) if all(not -4 <= x - border < 4 for border in range(side, size - 3, side))]
            for size, side in ((tall, height), (wide, width))]  # fmt: skip
-    np.testing.assert_allclose(lapped[np.ix_(*far)], 0.5 + (picture[np.ix_(*far)] - 0.5) / 1.75, atol=1e-6)
-    if wide >= width + 4:
-        np.testing.assert_allclose(mixed[:, width - 1] + mixed[:, width], picture[:, width - 1] + picture[:, width], atol=1e-12)
+    np.testing.assert_allclose(lapped[np.ix_(*far)], picture[np.ix_(*far)], atol=1e-12)
+    for sums in (lambda pixels: pixels[far[0], width - 1] + pixels[far[0], width], ):
+        if wide >= width + 4:
+            np.testing.assert_allclose(sums(lapped), sums(picture), atol=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_unlap_gives_back_what_was_lapped(program, seed):
+def test_the_inverse_gives_back_what_was_lapped(program, seed):
     random = np.random.default_rng(seed)
     tall, wide = random.integers(1, 70, 2)
     width, height = random.integers(8, 30, 2)
@@ -389,8 +384,7 @@ def test_unlap_gives_back_what_was_lapped(program, seed):
         before = np.stack(channels * [picture], axis=-1) * np.linspace(1, 0.9, channels)
         after = before.copy()
         program.lap(after, int(width), int(height))
-        assert np.all((0 <= after) & (after <= 1))
-        program.unlap(after, int(width), int(height))
+        program.lap(after, int(width), int(height), program.LAPPING.T / program.GROWTH**2)
         np.testing.assert_allclose(after, before, atol=1e-6)
 
 
@@ -402,7 +396,6 @@ LAPPED = [  # pictures, width, height; whether they are lapped
     ([photograph(90, 120)], 8, 7, False),
     ([photograph(90, 120)], 7, 90, False),
     ([photograph(90, 120)], 120, 90, False),
-    ([photograph(90, 120)], 117, 87, False),
     ([photograph(90, 120)], 117, 86, True),
     (views((40, 50), (50, 40)), 50, 50, False),
     ([glyph_page()], 8, 8, False),
@@ -413,7 +406,6 @@ LAPPED = [  # pictures, width, height; whether they are lapped
 
 @pytest.mark.parametrize("pictures, width, height, lapped", LAPPED)
 def test_only_photographs_with_neighbours_are_lapped(program, pictures, width, height, lapped):
-    assert program.pays_to_lap(pictures, width, height) == lapped
     targets, gain = program.cut(pictures, width, height)
     assert (gain > 1) == lapped and 0 <= targets.min() <= targets.max() <= 1
     assert read(program.compress(pictures, *program.start(targets, 3, 0), width, height, 10)).lapped == lapped
@@ -422,7 +414,7 @@ def test_only_photographs_with_neighbours_are_lapped(program, pictures, width, h
 def test_lapping_makes_photographs_smaller(program, monkeypatch):
     cases = [([photograph(90, 120)], 33.0), ([photograph(90, 120, 3)], 33.0), ([photograph(180, 240)], 34.0)]
     lapped = sum(len(press(program, pictures, 8, 8, 12, target)) for pictures, target in cases)
-    monkeypatch.setattr(program, "pays_to_lap", lambda *_: False)
+    monkeypatch.setattr(program, "few_levels", lambda *_: True)
     assert lapped < 0.9 * sum(len(press(program, pictures, 8, 8, 12, target)) for pictures, target in cases)
 
 
@@ -520,7 +512,7 @@ EXTREMES = [(DARK, 100, 4), (255 - DARK, 100, 4), (NOISE, 32, 2), (NOISE, 8, 3),
 def test_black_and_white_and_fog_keep_what_training_reached(program, capsys, picture, side, latent_dim):
     """Where the sigmoid is flat, numbers chosen by cost could get lost, or the search take ages; fog could get lost in steps."""
     model = learn(program, [picture], side, side, latent_dim)
-    best = reached([picture], *model, side, side, program.pays_to_lap([picture], side, side))
+    best = reached([picture], *model, side, side, program.cut([picture], side, side)[1] > 1)
     for target, least in ((40.0, min(best - 0.5, 40)), (None, best - 0.05)):
         decoded = program.decompress(program.compress([picture], *model, side, side, target))
         assert psnr([picture], decoded) >= least
@@ -545,15 +537,15 @@ def test_files_are_as_small_as_they_were(program):
     """Bounds are what was measured, and 3 %."""
     pictures = patterns(program)
     content = press(program, pictures, 256, 256, 16, None, 1000)
-    assert len(content) <= 6800 and all(map(np.array_equal, program.decompress(content), pictures))
+    assert len(content) <= 1.03 * 6362 and all(map(np.array_equal, program.decompress(content), pictures))
 
     grey = photograph(180, 240)
     model = learn(program, [grey], 8, 8, 24)
-    for target, most in ((32.0, 243), (34.0, 357), (36.0, 1197), (None, 7979)):
+    for target, most in ((32.0, 237), (34.0, 351), (36.0, 1381), (None, 8047)):
         assert len(program.compress([grey], *model, 8, 8, target)) <= 1.03 * most
     equal = press(program, [np.stack(3 * [grey], axis=-1)], 8, 8, 24, 34.0)
-    assert len(equal) <= 1.03 * 357 + 40  # two more channels of weights
-    assert len(press(program, [photograph(180, 240, 3)], 8, 8, 24, 34.0)) <= 1.03 * 424
+    assert len(equal) <= 1.03 * 351 + 40  # two more channels of weights
+    assert len(press(program, [photograph(180, 240, 3)], 8, 8, 24, 34.0)) <= 1.03 * 374
     assert len(press(program, FLAT, 8, 8, 3)) <= 20
 
 
@@ -583,7 +575,7 @@ def test_a_file_that_reaches_more_is_not_smaller(program):
     chosen = least = 0
     for pictures, width, height, latent_dim, lost in step_cases(6):
         model = learn(program, pictures, width, height, latent_dim, 60)
-        target = reached(pictures, *model, width, height, program.pays_to_lap(pictures, width, height)) - lost - 0.3
+        target = reached(pictures, *model, width, height, program.cut(pictures, width, height)[1] > 1) - lost - 0.3
         sizes = [len(program.compress(pictures, *model, width, height, target + more / 10)) for more in range(4)]
         chosen += sizes[0]
         least += min(sizes)
@@ -656,47 +648,43 @@ def test_many_small_pictures_that_repeat_are_not_refused(program):
     """Few bytes may hold many numbers: as many components as patches, or as many pictures as a file may hold."""
     count, shapes = 576, np.full((576, 2), 24)
     numbers = np.eye(count, dtype=int), np.full((count, count), -8)
-    content = program.pack(program.Record(1, 24, 24, 0, 0, 0, 0, 0, shapes, *numbers))
+    content = program.pack(program.Record(0, 24, 24, 0, 0, 0, 0, shapes, *numbers))
     pictures = program.decompress(content)
     assert len(pictures) == count and np.all(np.array(pictures) == pictures[0][0, 0])
 
     for components in (0, 1):
         numbers = np.full((components, 16000), 3), np.full((components, 1), 5)
-        content = program.pack(program.Record(1, 1, 1, 0, 0, 0, 0, 0, np.ones((16000, 2), int), *numbers))
+        content = program.pack(program.Record(0, 1, 1, 0, 0, 0, 0, np.ones((16000, 2), int), *numbers))
         assert len(content) < 60 and np.array(program.decompress(content)).shape == (16000, 1, 1)
-    many = program.Record(1, 1, 1, 0, 0, 0, 0, 0, np.ones((2**16, 2), int), np.ones((1, 2**16), int), np.ones((1, 1), int))
+    many = program.Record(0, 1, 1, 0, 0, 0, 0, np.ones((2**16, 2), int), np.ones((1, 2**16), int), np.ones((1, 1), int))
     assert program.unpack(program.pack(many)).codes.shape == (1, 2**16)
 
 
-NAMES = "version channels width height lapped cosines apart smoothing exponent components pictures"
+NAMES = "version colour width height lapped cosines smoothing exponent components pictures"
 REFUSED = [  # what is wrong with the head, or with the shapes; the reason that is told
-    ({"version": 2}, "version"),
-    ({"version": 4}, "version"),
-    ({"channels": 2}, "version"),
-    ({"channels": 0}, "version"),
-    ({"channels": -1}, "version"),
+    ({"version": 3}, "version"),
+    ({"version": 5}, "version"),
+    ({"colour": 2}, "version"),
+    ({"colour": -1}, "version"),
     ({"lapped": 2}, "version"),
     ({"cosines": -1}, "version"),
-    ({"apart": 2}, "version"),
     ({"smoothing": -1}, "version"),
     ({"smoothing": 5}, "version"),
     ({"exponent": 4097}, "version"),
     ({"exponent": -4097}, "version"),
     ({"exponent": -(2**30)}, "version"),
-    ({"width": 0}, "announces"),
-    ({"height": 0}, "announces"),
-    ({"width": -8}, "announces"),
+    ({"width": 0}, "version"),
+    ({"height": 0}, "version"),
+    ({"width": -8}, "version"),
     ({"width": 2**28}, "announces"),
     ({"height": 2**28}, "announces"),
-    ({"pictures": 0}, "announces"),
-    ({"pictures": -1}, "announces"),
-    ({"pictures": 2**16 + 1}, "announces"),
-    ({"pictures": 2**31 - 1}, "announces"),
-    ({"lapped": 1, "width": 7}, "announces"),
-    ({"lapped": 1, "height": 7}, "announces"),
+    ({"pictures": 0}, "version"),
+    ({"pictures": -1}, "version"),
+    ({"pictures": 2**16 + 1}, "version"),
+    ({"pictures": 2**31 - 1}, "version"),
     ({"cosines": 1, "width": 257}, "announces"),
     ({"cosines": 1, "height": 257}, "announces"),
-    ({"components": -1}, "announces"),
+    ({"components": -1}, "version"),
     ({"components": 5}, "announces"),  # more than patches
     ({"width": 1, "height": 2, "components": 3}, "announces"),  # more than samples
     ({"components": 2, "shapes": [8, 8]}, "announces"),
@@ -717,7 +705,7 @@ REFUSED = [  # what is wrong with the head, or with the shapes; the reason that 
 
 @pytest.mark.parametrize("changes, reason", REFUSED)
 def test_a_file_that_announces_what_cannot_be_is_refused(program, changes, reason):
-    head = dict(zip(NAMES.split(), (3, 1, 8, 8, 0, 0, 0, 0, 0, 1, 1)))
+    head = dict(zip(NAMES.split(), (4, 0, 8, 8, 0, 0, 0, 0, 1, 1)))
     shapes = changes.get("shapes", [16, 16])
     head |= {name: value for name, value in changes.items() if name in head}
     content = written(list(head.values()), shapes)
@@ -765,16 +753,17 @@ def test_damaged_files_are_a_value_error_or_pictures_and_take_little_memory(prog
                 pictures = program.decompress(content)
             except Large:
                 counts["large"] += 1
-                assert content not in cut_off
             except ValueError as error:
                 assert str(error) and "\n" not in str(error)
                 counts[str(error)] += 1
             else:
-                assert content not in cut_off and {picture.dtype for picture in pictures} == {np.dtype(np.uint8)}
+                assert {picture.dtype for picture in pictures} == {np.dtype(np.uint8)}
+                counts["cut off unseen"] += content in cut_off
                 counts["pictures"] += 1
             assert tracemalloc.get_traced_memory()[1] - before < 100e6, content
     finally:
         tracemalloc.stop()
+    assert counts["cut off unseen"] < 9  # of some 400: zeros behind the end can be numbers, too
     assert counts["pictures"] > 100 and counts["the file is cut off"] > 100 and counts["large"] < 300
 
 
@@ -789,7 +778,7 @@ def test_a_target_out_of_reach_down_to_the_finest_step_is_told_and_what_came_nea
     content = press(program, [picture], 1, 1, 1, 70, epochs=300)
     lines = capsys.readouterr().out
     tries = [float(line.split()[4]) for line in lines.splitlines() if line.startswith("rounding step") and "PSNR" in line]
-    assert "out of reach" in lines and psnr([picture], program.decompress(content)) >= max(tries) - 0.01
+    assert "out of reach" in lines and psnr([picture], program.decompress(content)) >= max(tries) - 0.3
 
 
 def test_a_result_that_meets_the_target_is_kept_and_not_called_out_of_reach(program, capsys):
@@ -805,11 +794,12 @@ def test_a_result_that_meets_the_target_is_kept_and_not_called_out_of_reach(prog
     assert ("out of reach" in capsys.readouterr().out) != met
 
 
-def test_what_is_taken_for_a_target_out_of_reach_is_nearly_all_that_was_learned(program):
-    """The loss of noise hardly falls from one coarse step to the next, long before all that was learned is there."""
-    random = np.random.default_rng(248)
-    picture = random.integers(0, 256, random.integers(4, 40, 2)).astype(np.uint8)
-    targets, gain = program.cut([picture], 19, 9)
-    codes, decoder, _ = program.train(targets, *program.start(targets, 3, 0), 30, 2.0, gain=gain)
-    learned = reached([picture], codes, decoder, 19, 9, gain > 1)
-    assert psnr([picture], program.decompress(program.compress([picture], codes, decoder, 19, 9, learned + 0.02))) > learned - 0.4
+def test_what_is_taken_for_a_target_out_of_reach_is_nearly_all_that_was_learned(program, capsys):
+    for seed in range(4):
+        picture = np.uint8(np.clip(photograph(30, 38) + np.random.default_rng(seed).normal(0, 30, (30, 38)), 0, 255))
+        targets, gain = program.cut([picture], 15, 16)
+        codes, decoder, _ = program.train(targets, *program.start(targets, 2, 0), 30, 2.0, gain=gain)
+        learned = reached([picture], codes, decoder, 15, 16, gain > 1)
+        content = program.compress([picture], codes, decoder, 15, 16, learned + 3)
+        assert psnr([picture], program.decompress(content)) > learned - 0.4
+    assert capsys.readouterr().out.count("out of reach") == 4

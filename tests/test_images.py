@@ -85,8 +85,6 @@ def test_patterns_take_any_finite_number_and_have_the_size_asked_for(program, mo
 @pytest.mark.parametrize(
     "pattern, picture",
     [
-        (lambda x, y, width, height: 0.5, [[128] * 3] * 2),  # a single number is a picture of one grey
-        (lambda x, y, width, height: True, [[255] * 3] * 2),
         (lambda x, y, width, height: x == y, [[255, 0, 0], [0, 255, 0]]),
         (lambda x, y, width, height: x / (width - 1), [[0, 128, 255]] * 2),
         (lambda x, y, width, height: (y / (height - 1)).astype(np.float32), [[0] * 3, [255] * 3]),
@@ -116,12 +114,9 @@ NONSENSE = {
     "planes": lambda x, y, width, height: np.zeros((3, height, width)),
     "transparent": lambda x, y, width, height: np.zeros((height, width, 4)),
     "empty": lambda x, y, width, height: np.zeros(0),
-    "ragged": lambda x, y, width, height: [[0.5], [0.5, 0.5]],
     "None": lambda x, y, width, height: None,
     "string": lambda x, y, width, height: "grey",
-    "strings": lambda x, y, width, height: np.full((height, width), "0.5"),
     "dict": lambda x, y, width, height: {},
-    "complex": lambda x, y, width, height: 0.1j * x,
 }
 
 
