@@ -32,7 +32,7 @@ import numpy as np
 from numba import config, get_thread_id, njit, prange
 from numba.core.caching import InTreeCacheLocator
 from numpy import float32
-from numpy.linalg import eigh, norm, svd
+from numpy.linalg import eigh, inv, norm, svd
 
 WIDTH = 256  # width of a pattern, and of the patches that pictures are cut into, in pixels
 HEIGHT = 256  # height of both
@@ -790,7 +790,7 @@ def assemble(logits, shapes, width, height, lapped):
     outputs += 0.5
     pictures = join(outputs, shapes, width, height)
     for picture in pictures if lapped else ():
-        lap(picture, width, height, LAPPING.T / GROWTH**2)
+        lap(picture, width, height, inv(LAPPING))
     return pictures
 
 
@@ -807,10 +807,9 @@ def mean_squares(pictures, decoded):
     """Mean squared error of each picture, and of all samples together, black and white being 1 apart."""
     losses = []
     for picture, output in zip(pictures, decoded):
-        error = np.subtract(picture, output, dtype=float32)
-        losses.append(np.mean(error**2, dtype=float) / 255**2)
-    sizes = [picture.size for picture in pictures]
-    return np.array(losses), np.average(losses, weights=sizes)
+        error = np.subtract(picture, output, dtype=float32) / 255
+        losses.append(np.mean(error**2, dtype=float))
+    return np.array(losses), np.average(losses, weights=[picture.size for picture in pictures])
 
 
 # ---------------------------------------------------------------------------------------------- the file
@@ -926,15 +925,14 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
     """
     row_size = count * columns
     gains = np.zeros(count, np.int64)  # how much smaller the differences were, for each plane
-    totals = np.zeros((rows + 1, columns + 2), np.int64)  # of the sizes in all planes
+    totals = np.zeros((rows + 1, columns + 1), np.int64)  # of the sizes in all planes, with zeros around
     contexts = np.zeros(5, np.int64)
     place = first
     back = row_size
     streak = recent = 0
     for row in range(rows):
         for column in range(columns):
-            totals_near = 2 * totals[row + 1, column] + totals[row, column]
-            totals_near += 2 * totals[row, column + 1] + totals[row, column + 2]
+            totals_near = totals[row + 1, column] + totals[row, column + 1]  # left and above
             total = used = before = signs = 0
             for k in range(count):
                 if state[PLACE] > len(stream) + 3:  # the file was cut off: see `transfer`
@@ -960,7 +958,7 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
                 # how often that was right.
                 neighbours = 4 * min(abs(left), 3) + min(abs(above), 3)
                 contexts[0] = (16 * plane + neighbours) * 8 + min(used, 7)
-                sizes = 32 * bit_length(totals_near + 2 * total) + bit_length(before)
+                sizes = 32 * bit_length(totals_near + total) + bit_length(before)
                 contexts[1] = (16 * group + bit_length(k)) * 1024 + sizes
                 contexts[2] = 32 * plane + bit_length(near)
                 length = 0
@@ -1051,8 +1049,8 @@ def transfer_record(coder, record=None):
     shapes = shapes.reshape(pictures, 2)
     channels = 3 if colour else 1
     samples = width * height * channels
-    grids = -(-shapes // [height, width])  # rows and columns of patches
-    patches = int(np.prod(grids, axis=1, dtype=float).sum())
+    grids = patch_grids(shapes.tolist(), width, height)
+    patches = sum(rows * columns for rows, columns in grids)
     too_much = "the file announces more than it can hold"
     if shapes.min() < 1 or patches * samples > MOST_SAMPLES or in_cosines and max(width, height) > LARGEST_BASIS:
         raise ValueError(too_much)
@@ -1060,7 +1058,7 @@ def transfer_record(coder, record=None):
     if count > min(patches, samples) or count * (patches + samples) > 2**14 * len(coder[1]):
         raise ValueError(too_much)
 
-    codes = transfer(coder, CODES, [(*grid, count) for grid in grids.tolist()], record and record.codes.T)
+    codes = transfer(coder, CODES, [(*grid, count) for grid in grids], record and record.codes.T)
     decoder = transfer(coder, DECODER, count * [(height, width, channels)], record and record.decoder)
     return Record(*head, shapes, codes.reshape(patches, count).T, decoder.reshape(count, samples))
 
@@ -1191,25 +1189,15 @@ def png(picture):
 
 REACH = 4  # pixels on each side of a border that are lapped
 STRETCH = 1.75  # lapped samples leave the range from 0 to 1: they are squeezed by this, and then clipped
-GROWTH = 1.2  # of differences across borders: see `lapping` (`tests/quality.py lapping`)
+# What `lap` does with the differences of pixels across a border. This is the rotation of the lapped orthogonal transform (Malvar
+# 1990), times 1.2, to 1/64: a DCT-IV from the far end to the border, odd frequencies made negative, and an inverse DCT-II. The
+# factor makes the rounding of differences finer, since an error of theirs is spread over pixels of two patches (Tran, Liang and
+# Tu 2003, with other matrices; `tests/quality.py lapping`).
+LAPPING = np.array([[62, 43, 11, 9], [-44, 54, 32, 6], [9, -34, 66, 17], [-6, -2, -19, 74]]) / 64
 
 
-def lapping():
-    """What `lap` does with the differences of pixels across a border, (REACH, REACH)."""
-    # The lapped orthogonal transform (Malvar 1990) is a rotation of these differences: a DCT-IV from the far end to the border,
-    # odd frequencies made negative, and an inverse DCT-II. GROWTH makes their rounding finer, since an error of theirs is spread
-    # over pixels of two patches (Tran, Liang and Tu 2003, with other matrices).
-    places = np.arange(REACH)
-    angles = pi / REACH * np.outer(places + 0.5, places + 0.5)
-    fourth = np.cos(angles) * sqrt(2 / REACH)
-    return GROWTH * cosines(REACH).T * (-1) ** places @ fourth[:, ::-1]
-
-
-LAPPING = lapping()
-
-
-def lap(picture, width, height, matrix=LAPPING):
-    """Let patches lap over into their neighbours, in place; the inverse of the matrix undoes this.
+def lap(picture, width, height, matrix):
+    """Let patches lap over into their neighbours, in place, by LAPPING; its inverse undoes this.
 
     With d the differences of the pixels at the same distance from a border between patches, right - left or lower - upper, from
     the border outwards, d becomes matrix @ d, while their sums stay. Patches are rounded apart from each other, so steps would
@@ -1243,15 +1231,15 @@ def average_alike(padded, averages, scale):
         total = np.zeros(width, float32)
         weights = np.empty(width + 2, float32)
         averages[:, y] = 0
-        for down in range(-AROUND, AROUND + 1):
-            for right in range(-AROUND, AROUND + 1):
+        for down in range(2 * AROUND + 1):
+            for right in range(2 * AROUND + 1):
                 # Surroundings are 3 x 3 pixels. First, the squared differences of each column of three are summed.
                 for n in range(width + 2):
                     weights[n] = 0
                 for c in range(channels):
-                    for line in range(y + AROUND, y + AROUND + 3):
+                    for line in range(y, y + 3):
                         for n in range(width + 2):
-                            difference = padded[c, line, n + AROUND] - padded[c, line + down, n + AROUND + right]
+                            difference = padded[c, line + AROUND, n + AROUND] - padded[c, line + down, n + right]
                             weights[n] += difference * difference
                 for n in range(width):
                     likeness = 1 - (weights[n] + weights[n + 1] + weights[n + 2]) * scale
@@ -1260,7 +1248,7 @@ def average_alike(padded, averages, scale):
                     total[n] += weights[n]
                 for c in range(channels):
                     for n in range(width):
-                        averages[c, y, n] += weights[n] * padded[c, y + AROUND + 1 + down, n + AROUND + 1 + right]
+                        averages[c, y, n] += weights[n] * padded[c, y + down + 1, n + right + 1]
         for c in range(channels):
             for n in range(width):
                 averages[c, y, n] /= total[n]
@@ -1289,6 +1277,11 @@ def few_levels(pictures):
     return np.sort(counts)[-8:].sum() > 0.7 * counts.sum()
 
 
+def patch_grids(shapes, width, height):
+    """Rows and columns of the patches of each picture, from the pictures' shapes."""
+    return [(ceil(tall / height), ceil(wide / width)) for tall, wide, *_ in shapes]
+
+
 def cut(pictures, width, height):
     """Targets, the patches of pictures, float32 (patches, samples), from 0 to 1; and their gain.
 
@@ -1298,36 +1291,35 @@ def cut(pictures, width, height):
     samples of a patch lie row by row, and the channels of a pixel next to each other. Raises ValueError if it is given
     something else.
     """
-    if not isinstance(pictures, (list, tuple)) or not pictures:
-        raise Refused("pictures have to be a list of uint8 arrays")
-    for picture in pictures:
-        if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.size == 0:
-            raise Refused("pictures have to be a list of uint8 arrays")
-        if picture.ndim != pictures[0].ndim or picture.ndim != 2 and picture.shape[2:] != (3,):
-            raise Refused("pictures have to be all (height, width), or all (height, width, 3)")
+    kinds = set()
+    for picture in pictures if isinstance(pictures, (list, tuple)) else ():
+        usable = isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.size > 0
+        kinds.add(picture.shape[2:] if usable and picture.ndim > 1 else None)
+    if kinds not in ({()}, {(3,)}):
+        raise Refused("pictures have to be a list of uint8 arrays, all (height, width), or all (height, width, 3)")
     check("width", width)
     check("height", height)
     width, height = int(width), int(height)
-    count = sum(-(-picture.shape[0] // height) * -(-picture.shape[1] // width) for picture in pictures)
-    channels = 3 if pictures[0].ndim == 3 else 1
-    if count * width * height * channels > MOST_SAMPLES or len(pictures) > MOST_PICTURES:
+    grids = patch_grids([picture.shape for picture in pictures], width, height)
+    count = sum(rows * columns for rows, columns in grids)
+    samples = width * height * (1 if kinds == {()} else 3)
+    if count * samples > MOST_SAMPLES or len(pictures) > MOST_PICTURES:
         raise Refused(f"IMAGES: has to hold at most {MOST_PICTURES} pictures, whose patches have at most {MOST_SAMPLES} samples")
 
-    # Patches lap over if they have room, and neighbours, and gain by it. Along each axis, 2 * REACH of `size` pixels are lapped
-    # then. Of errors like white noise, `noise` is left there when this is undone: sums keep theirs, differences are multiplied.
-    # STRETCH multiplies squared errors by its square: once per axis.
+    # Patches lap over if they have room, and neighbours, and gain by it. Undoing this multiplies squared errors by STRETCH^2, and
+    # those of 2 * REACH pixels of each row and column by 0.85: sums keep their errors, and those of differences are divided by
+    # 1.2^2.
     lapped = count > len(pictures) and min(width, height) >= 2 * REACH and not few_levels(pictures)
     gain = 1.0
-    noise = (1 + GROWTH**-2) / 2
     for size in (width, height) if lapped else ():
-        gain *= STRETCH * (1 - (1 - noise) * 2 * REACH / size)
+        gain *= STRETCH * (1 - 0.15 * 2 * REACH / size)
 
     patches = []
     for picture in pictures:
         tall, wide = picture.shape[:2]
         values = picture.reshape(tall, wide, -1) / float32(255)
         if lapped:
-            lap(values, width, height)
+            lap(values, width, height, LAPPING)
             values = np.clip((values - 0.5) / STRETCH + 0.5, 0, 1)
         margins = (0, -tall % height), (0, -wide % width), (0, 0)
         values = np.pad(values, margins, "edge")
@@ -1340,10 +1332,8 @@ def cut(pictures, width, height):
 def join(patches, shapes, width, height):
     """A list of pictures, of these shapes, put together from the patches that `cut` makes of them."""
     pictures = []
-    for shape in shapes:
+    for shape, (rows, columns) in zip(shapes, patch_grids(shapes, width, height)):
         tall, wide = shape[:2]
-        rows = -(-tall // height)
-        columns = -(-wide // width)
         grid, patches = np.split(patches, [rows * columns])
         grid = grid.reshape(rows, columns, height, -1).swapaxes(1, 2)
         picture = grid.reshape(rows * height, columns * width, *shape[2:])
