@@ -16,6 +16,7 @@ import re
 import sys
 import zlib
 from contextlib import redirect_stdout, suppress
+from ctypes import CDLL
 from glob import escape, glob
 from inspect import getsource
 from io import StringIO
@@ -26,13 +27,19 @@ from time import perf_counter
 from traceback import extract_tb
 from typing import NamedTuple
 
-os.environ["OPENBLAS_NUM_THREADS"] = "1"  # where eigenvalues are equal, eigenvectors would depend on the number of threads
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # the last digits of products depend on the number of threads: see below
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # threads wait awake for the next epoch, and sleep soon after
 import numpy as np
 from numba import config, get_thread_id, njit, prange
 from numba.core.caching import InTreeCacheLocator
 from numpy import float32
 from numpy.linalg import eigh, inv, norm, svd
+
+# The same for a NumPy that was imported before this file, as wheels have it.
+for library in Path(np.__file__).parents[1].glob("numpy.libs/*openblas*"):
+    for setter in ("scipy_openblas_set_num_threads64_", "openblas_set_num_threads64_"):
+        with suppress(AttributeError, OSError):
+            getattr(CDLL(str(library)), setter)(1)
 
 WIDTH = 256  # width of a pattern, and of the patches that pictures are cut into, in pixels
 HEIGHT = 256  # height of both
@@ -276,24 +283,19 @@ def start(targets, latent_dim, seed):
         codes = CODE_NORM * np.eye(patches)
     else:
         # The codes are the principal components of the targets' logits: training then needs a tenth of the epochs
-        # (`tests/quality.py start`). The logits are rounded to whole numbers, whose products and sums are exact in float64,
-        # whatever their order: so the number of threads changes nothing.
-        clipped = np.clip(targets, 0.02, 0.98)
+        # (`tests/quality.py start`).
+        clipped = np.clip(np.float64(targets), 0.02, 0.98)
         logits = np.log(clipped / (1 - clipped))
         logits -= logits.mean(axis=0)
-        logits = np.rint(1024 * np.float64(logits))
         if patches <= samples:
             axes = eigh(logits @ logits.T)[1]
             codes = axes[:, -latent_dim:]
         else:
             axes = eigh(logits.T @ logits)[1]
             codes = logits @ axes[:, -latent_dim:]
-        # The numbers get a mean square of 1, like the 1 behind them, and a little noise, so that all of them learn. They are
-        # rounded, since the last digits of eigenvectors depend on BLAS's threads, of which there are more than one if NumPy was
-        # imported before this file.
+        # The numbers get a mean square of 1, like the 1 behind them, and a little noise, so that all of them learn.
         codes = codes * (sqrt(patches) / np.maximum(norm(codes, axis=0), 1e-3))
-        noise = np.random.default_rng(seed).standard_normal(codes.shape)
-        codes = np.rint(1024 * codes) / 1024 + 0.01 * noise
+        codes += 0.01 * np.random.default_rng(seed).standard_normal(codes.shape)
     return np.insert(codes, latent_dim, 1, axis=1), np.zeros((latent_dim + 1, samples))
 
 
@@ -652,9 +654,7 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     say(f"before rounding: {quality(learned_loss)}")
     asked = 1.01 * learned_loss if target_psnr is None else 10 ** (-float(target_psnr) / 10)
     allowed = asked
-    exact = losses == 0
-    if target_psnr is not None:
-        exact &= learned_loss >= asked
+    exact = (losses == 0) & (asked <= 1.01 * learned_loss)
 
     # More passes of choosing make smaller files; large pictures get fewer of them. Choosing trades error for bits, so there is
     # none where all has to be exact. The step is a guess for photographs. Where the decoder is smooth enough for cosines,

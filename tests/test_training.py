@@ -286,15 +286,12 @@ def test_the_start_depends_on_the_seed_and_codes_are_no_longer_than_patches_have
 
 
 @pytest.mark.parametrize("patches, samples", [(100, 9), (100, 120)])
-def test_the_start_is_rounded_and_the_seed_adds_a_little_noise(program, patches, samples):
-    """Rounded, it doesn't depend on the last digits, which differ from machine to machine."""
+def test_the_seed_adds_a_little_noise_to_the_start(program, patches, samples):
     targets = np.random.default_rng(0).random((patches, samples))
     starts = [program.start(targets, 4, seed)[0][:, :-1] for seed in (5, 6)]
-    rounded = [1024 * (codes - 0.01 * np.random.default_rng(seed).normal(size=codes.shape))
-               for seed, codes in zip((5, 6), starts)]
-    assert np.array_equal(np.rint(rounded[0]), np.rint(rounded[1])) and np.ptp(rounded[0]) > 1024
-    np.testing.assert_allclose(rounded, np.rint(rounded), atol=1e-6)
-    assert 0.01 < np.std(starts[0] - starts[1]) < 0.02
+    plain = [codes - 0.01 * np.random.default_rng(seed).normal(size=codes.shape) for seed, codes in zip((5, 6), starts)]
+    np.testing.assert_allclose(*plain, atol=1e-9)
+    assert np.ptp(plain[0]) > 1 and 0.01 < np.std(starts[0] - starts[1]) < 0.02
 
 
 # ------------------------------------------------------------------------ log and Ctrl-C
@@ -410,7 +407,7 @@ def test_ctrl_c_at_any_moment_ends_training_between_two_epochs(program, monkeypa
 # ----------------------------------------------------------------------- threads, sigmoid
 
 THREADS = """
-import numpy as np  # first, as the README does
+import numpy as np  # first, and so before the program asks for one BLAS thread
 import hashlib, sys
 sys.path.insert(0, sys.argv[1])
 import neural_compression as program
@@ -419,12 +416,13 @@ from threadpoolctl import threadpool_info
 lines = []
 program.say = lines.append
 random = np.random.default_rng(0)
-for patches, width, height, *colour in ((3, 60, 50), (300, 4, 8), (64, 8, 8), (200, 8, 8, 3), (100, 12, 12)):
+cases = (3, 12, 60, 50), (300, 12, 4, 8), (64, 12, 8, 8), (200, 12, 8, 8, 3), (100, 12, 12, 12), (120, 100, 12, 12), (300, 96, 8, 8, 3)
+for patches, latent_dim, width, height, *colour in cases:
     waves = np.sin(np.arange(height * patches)[:, None] / 7 + np.arange(width) / 5)
     picture = random.integers(0, 40, (height * patches, width, *colour)) + 100 + 60 * waves.reshape(*waves.shape, *colour and [1])
     pictures = [np.uint8(picture)]
     targets, gain = program.cut(pictures, width, height)
-    codes, decoder, losses = program.train(targets, *program.start(targets, 12, 0), 20, gain=gain)
+    codes, decoder, losses = program.train(targets, *program.start(targets, latent_dim, 0), 20, gain=gain)
     content = program.compress(pictures, codes, decoder, width, height, 27)
     for part in (codes.tobytes(), decoder.tobytes(), repr(losses).encode(), content):
         print(hashlib.sha256(part).hexdigest())
@@ -444,7 +442,7 @@ def test_the_number_of_threads_changes_no_byte(program):
         status, output, errors = finish(process)
         assert status == 0 and errors.split()[0] == threads, errors
         outputs.append(output)
-    assert len(set(outputs)) == 1 and len(set(outputs[0].split())) == 20
+    assert len(set(outputs)) == 1 and len(set(outputs[0].split())) == 28
 
 
 def test_sigmoid_within_1e_6(program):
