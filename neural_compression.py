@@ -254,7 +254,8 @@ def aligned_zeros(*shape):
 def tiled(array, size, fill):
     """An array (rows, count), filled up and cut into tiles, float32 (tiles, rows, size)."""
     rows, count = array.shape
-    padded = np.pad(float32(array), ((0, 0), (0, -count % size)), constant_values=fill)
+    missing = -count % size
+    padded = np.pad(float32(array), ((0, 0), (0, missing)), constant_values=fill)
     tiles = aligned_zeros(padded.shape[1] // size, rows, size)
     tiles[:] = np.hsplit(padded, len(tiles))
     return tiles
@@ -375,7 +376,8 @@ def log_epoch(losses, epochs, log_every, seconds):
     loss = losses[-1]
     if epoch % log_every == 0 or epoch == epochs:
         left = seconds * (epochs / epoch - 1)
-        say(f"epoch {epoch:4}/{epochs}  loss {loss:.3e}  {quality(loss)}  {seconds:.2f} s, {left:.1f} s left")
+        times = f"{seconds:.2f} s, {left:.1f} s left"
+        say(f"epoch {epoch:4}/{epochs}  loss {loss:.3e}  {quality(loss)}  {times}")
 
 
 # ---------------------------------------------------------------------------------------------- rounding
@@ -643,10 +645,12 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     # What the decoder has to know is a number in the file: see `Record`.
     colour = int(pictures[0].ndim == 3)
     lapped = int(gain != 1)
-    in_cosines = int(len(targets) > len(pictures) and max(width, height) <= LARGEST_BASIS)
+    are_cut = len(targets) > len(pictures)
+    in_cosines = int(are_cut and max(width, height) <= LARGEST_BASIS)
     head = colour, width, height, lapped, in_cosines
     bases = patch_bases(width, height, colour) if in_cosines else None
     shapes = [picture.shape for picture in pictures]
+    sizes = np.array(shapes)[:, :2]
 
     # Pictures that training made exact have to stay exact, unless training surpassed the target, which gives room.
     learned = assemble(codes @ decoder, shapes, width, height, lapped)
@@ -676,7 +680,8 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
         stride = 2 * STEPS
     # At the finest step, the longest row of codes is 2^22 steps long: float32 holds such whole numbers. It is the last
     # resort, where numbers are only rounded, and always passes. The 1e-9 is for codes that are all 0.
-    finest = ceil(STEPS * log2(norm(codes, axis=1).max() / 2**22 + 1e-9))
+    longest = norm(codes, axis=1).max()
+    finest = ceil(STEPS * log2(longest / 2**22 + 1e-9))
     exponent = max(finest, round(STEPS * log2(step)))
 
     # `good` is the coarsest exponent that has passed, `bad` the finest that has failed; nothing between them has been tried
@@ -690,12 +695,10 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
         if exponent == finest:
             passes = quick = 0
         numbers = choose(codes, decoder, step_of(exponent), passes, targets, bases)
-        record = Record(*head, 0, exponent, np.array(shapes)[:, :2], *numbers)
+        record = Record(*head, 0, exponent, sizes, *numbers)
         # The first tries choose from every second strength of smoothing, the next one from all; then the strength stays.
         record, losses, loss = best_smoothing(record, pictures, options[::2] if quick else options)
         say(f"rounding step {step_of(exponent):.4g}: {quality(loss)}{', a first look' if quick else ''}")
-        if out_of_reach and not tries:
-            allowed = max(asked, 1.06 * loss)
         tries.append((exponent, loss))
 
         # The aim is a little below what is allowed; more so for one pass, which leaves less loss than all passes will.
@@ -705,7 +708,10 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
             exponent = max(finest, exponent + way)
             continue
 
-        options = [record.smoothing]
+        if out_of_reach and len(tries) == 1:
+            allowed = max(asked, 1.06 * loss)
+        else:
+            options = [record.smoothing]
         way = distance(tries, 0.985 * allowed)
         if exponent == finest or loss <= allowed and not losses[exact].any():
             best = record, loss
@@ -752,9 +758,10 @@ def distance(tries, aim):
     slope = 1.25
     for other, other_loss in tries:
         if abs(exponent - other) >= 8:
-            slope = STEPS * log2((loss + 1e-15) / (other_loss + 1e-15)) / (exponent - other)
-    way = log2((aim + 1e-12) / (loss + 1e-15)) / np.clip(abs(slope), 1 / 16, 3)
-    return round(STEPS * np.clip(way, -2, 2))
+            halvings = log2((other_loss + 1e-15) / (loss + 1e-15))
+            slope = abs(STEPS * halvings / (exponent - other))
+    octaves = log2((aim + 1e-12) / (loss + 1e-15)) / np.clip(slope, 1 / 16, 3)
+    return round(STEPS * np.clip(octaves, -2, 2))
 
 
 def decompress(content):
@@ -839,7 +846,6 @@ HEAD, CODES, DECODER = range(3)  # the groups of arrays
 LOW, HIGH, VALUE, PLACE, DECODING = range(5)  # places in the state of the coder
 LENGTHS = 32  # numbers have fewer bits than that
 DIGIT, SIGN = LENGTHS, LENGTHS + 1  # kinds of bits; lower ones are the places in a length
-KIND = 4  # place in the contexts of a bit
 CONTEXTS = 65521  # chances per model; a prime, since contexts are taken modulo this
 # The logits, in 1/256, of chances from 1/8192 to 8191/8192, and the chances, in 1/65536, of logits from -1920 to 1920. Before
 # rounding, none of them is so near to a half that mathematics libraries could round it to different numbers; a test checks
@@ -849,16 +855,16 @@ CHANCES = np.int64(np.rint(65536 / (1 + np.exp(np.arange(1920, -1921, -1) / 256)
 
 
 @njit
-def transfer_bit(state, stream, chances, weights, contexts, bit):
+def transfer_bit(state, stream, chances, weights, contexts, kind, bit):
     """Write a bit to the stream, or read one, and learn from it. Returns the bit.
 
     state     int64 (5): see LOW and so on
     stream    uint8: the bytes of the file; behind them, nothing is written and zeros are read
     chances   int64 (4, CONTEXTS, 2): for each model and context the chance of a 1, of 65536, and how often it was used
     weights   int64 (kinds, 4): of the models, in 1/65536
-    contexts  int64 (5): one for each model, and at KIND what the bit is about: a place in a length, or DIGIT, or SIGN
+    contexts  int64 (4): one for each model
+    kind      what the bit is about: a place in a length, or DIGIT, or SIGN
     """
-    kind = contexts[KIND]
     total = 0
     for j in range(4):
         place = (64 * contexts[j] + kind) % CONTEXTS
@@ -926,7 +932,7 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
     row_size = count * columns
     gains = np.zeros(count, np.int64)  # how much smaller the differences were, for each plane
     totals = np.zeros((rows + 1, columns + 1), np.int64)  # of the sizes in all planes, with zeros around
-    contexts = np.zeros(5, np.int64)
+    contexts = np.zeros(4, np.int64)
     place = first
     back = row_size
     streak = recent = 0
@@ -962,30 +968,29 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
                 contexts[1] = (16 * group + bit_length(k)) * 1024 + sizes
                 contexts[2] = 32 * plane + bit_length(near)
                 length = 0
-                more = 1
-                while more and length < LENGTHS - 1:
+                while length < LENGTHS - 1:
                     contexts[3] = trust + int(abs(guess) >> length > 0)
-                    contexts[KIND] = length
-                    more = transfer_bit(state, stream, chances, weights, contexts, int(size >> length > 0))
-                    length += more
+                    if not transfer_bit(state, stream, chances, weights, contexts, length, int(size >> length > 0)):
+                        break
+                    length += 1
 
                 # Digits and signs have two of these contexts. The other two are, for a digit, its place and the guess's digit;
                 # for a sign, the signs of left and above, and the guess's sign. A sign also has those of the planes before.
                 digits = min(length, 1)
-                contexts[KIND] = DIGIT
                 for digit in range(length - 2, -1, -1):
                     contexts[0] = (LENGTHS * plane + length) * LENGTHS + digit
                     contexts[3] = trust + (abs(guess) >> digit & 1)
-                    digits = 2 * digits + transfer_bit(state, stream, chances, weights, contexts, size >> digit & 1)
+                    bit = transfer_bit(state, stream, chances, weights, contexts, DIGIT, size >> digit & 1)
+                    digits = 2 * digits + bit
                 total += digits
                 used += min(digits, 1)
                 before = digits + before // 2  # the last plane counts 1, each earlier one half as much
                 if digits:
-                    contexts[0] = 9 * plane + 3 * np.sign(left) + np.sign(above)
+                    neighbours = 3 * np.sign(left) + np.sign(above)
+                    contexts[0] = 9 * plane + neighbours
                     contexts[1] = 128 * plane + signs
                     contexts[3] = trust + int(guess < 0)
-                    contexts[KIND] = SIGN
-                    if transfer_bit(state, stream, chances, weights, contexts, int(number < 0)):
+                    if transfer_bit(state, stream, chances, weights, contexts, SIGN, int(number < 0)):
                         digits = -digits
                 signs = (3 * signs + np.sign(digits) + 1) % CONTEXTS
                 number = base + digits
@@ -1055,12 +1060,15 @@ def transfer_record(coder, record=None):
     if shapes.min() < 1 or patches * samples > MOST_SAMPLES or in_cosines and max(width, height) > LARGEST_BASIS:
         raise ValueError(too_much)
     # A number takes 1/2048 of a bit at least, since no chance is above 1 - 1/2048.
-    if count > min(patches, samples) or count * (patches + samples) > 2**14 * len(coder[1]):
+    numbers = count * (patches + samples)
+    if count > min(patches, samples) or numbers > 2**14 * len(coder[1]):
         raise ValueError(too_much)
 
-    codes = transfer(coder, CODES, [(*grid, count) for grid in grids], record and record.codes.T)
+    planes = [(rows, columns, count) for rows, columns in grids]
+    codes = transfer(coder, CODES, planes, record and record.codes.T)
+    codes = codes.reshape(patches, count).T
     decoder = transfer(coder, DECODER, count * [(height, width, channels)], record and record.decoder)
-    return Record(*head, shapes, codes.reshape(patches, count).T, decoder.reshape(count, samples))
+    return Record(*head, shapes, codes, decoder.reshape(count, samples))
 
 
 def pack(record):
@@ -1098,7 +1106,9 @@ def radial(x, y, width, height):
 def sine(x, y, width, height):
     """Product of two sine waves, SINE_FREQUENCY periods along each side."""
     phase = 2 * pi * SINE_FREQUENCY
-    return (1 + np.sin(phase * x / width) * np.sin(phase * y / height)) / 2
+    across = np.sin(phase * x / width)
+    down = np.sin(phase * y / height)
+    return (1 + across * down) / 2
 
 
 def checkerboard(x, y, width, height):
@@ -1239,16 +1249,18 @@ def average_alike(padded, averages, scale):
                 for c in range(channels):
                     for line in range(y, y + 3):
                         for n in range(width + 2):
-                            difference = padded[c, line + AROUND, n + AROUND] - padded[c, line + down, n + right]
+                            here = padded[c, line + AROUND, n + AROUND]
+                            difference = padded[c, line + down, n + right] - here
                             weights[n] += difference * difference
                 for n in range(width):
-                    likeness = 1 - (weights[n] + weights[n + 1] + weights[n + 2]) * scale
-                    likeness = max(likeness, float32(0))
+                    distance = weights[n] + weights[n + 1] + weights[n + 2]
+                    likeness = max(1 - distance * scale, float32(0))
                     weights[n] = likeness * likeness
                     total[n] += weights[n]
                 for c in range(channels):
                     for n in range(width):
-                        averages[c, y, n] += weights[n] * padded[c, y + down + 1, n + right + 1]
+                        neighbour = padded[c, y + down + 1, n + right + 1]
+                        averages[c, y, n] += weights[n] * neighbour
         for c in range(channels):
             for n in range(width):
                 averages[c, y, n] /= total[n]
@@ -1265,7 +1277,8 @@ def smooth(picture, strength):
     margin = AROUND + 1, AROUND + 1
     padded = np.pad(channels_first, ((0, 0), margin, margin), "edge")
     averages = np.empty(channels_first.shape, float32)
-    average_alike(np.ascontiguousarray(padded), averages, float32(1 / (9 * len(averages) * strength**2)))
+    scale = 1 / (9 * len(averages) * strength**2)
+    average_alike(np.ascontiguousarray(padded), averages, float32(scale))
     return averages.transpose(1, 2, 0).reshape(picture.shape)
 
 
@@ -1309,7 +1322,8 @@ def cut(pictures, width, height):
     # Patches lap over if they have room, and neighbours, and gain by it. Undoing this multiplies squared errors by STRETCH^2, and
     # those of 2 * REACH pixels of each row and column by 0.85: sums keep their errors, and those of differences are divided by
     # 1.2^2.
-    lapped = count > len(pictures) and min(width, height) >= 2 * REACH and not few_levels(pictures)
+    has_room = min(width, height) >= 2 * REACH
+    lapped = has_room and count > len(pictures) and not few_levels(pictures)
     gain = 1.0
     for size in (width, height) if lapped else ():
         gain *= STRETCH * (1 - 0.15 * 2 * REACH / size)
@@ -1368,28 +1382,32 @@ class Refused(ValueError):
     """A mistake that the user can correct, told in one line."""
 
 
-# Kind, least and most of the constants that are numbers, and of arguments of the same name.
+# Least and most of the constants that are numbers, and of arguments of the same name. All but some have to be whole.
 LIMITS = {
-    "WIDTH": (Integral, 1, 10**6),
-    "HEIGHT": (Integral, 1, 10**6),
-    "SINE_FREQUENCY": (Real, -(10**9), 10**9),
-    "CHECKER_SQUARES": (Real, -(10**9), 10**9),
-    "LATENT_DIM": (Integral, 1, 10**6),
-    "EPOCHS": (Integral, 1, 10**9),
-    "LEARNING_RATE": (Real, 0.001, 2),
-    "TARGET_PSNR": (Real, 1, 100),
-    "LOG_EVERY": (Integral, 1, 10**9),
-    "SEED": (Integral, 0, 10**9),
+    "WIDTH": (1, 10**6),
+    "HEIGHT": (1, 10**6),
+    "SINE_FREQUENCY": (-(10**9), 10**9),
+    "CHECKER_SQUARES": (-(10**9), 10**9),
+    "LATENT_DIM": (1, 10**6),
+    "EPOCHS": (1, 10**9),
+    "LEARNING_RATE": (0.001, 2),
+    "TARGET_PSNR": (1, 100),
+    "LOG_EVERY": (1, 10**9),
+    "SEED": (0, 10**9),
 }
+NOT_WHOLE = "SINE_FREQUENCY", "CHECKER_SQUARES", "LEARNING_RATE", "TARGET_PSNR"
 
 
 def check(name, value):
     """Refuse a number that is of another kind, or out of range."""
-    kind, least, most = LIMITS[name.upper()]
-    if value is None and name.upper() == "TARGET_PSNR":
+    constant = name.upper()
+    if value is None and constant == "TARGET_PSNR":
         return
-    if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= most:
-        raise Refused(f"{name}: has to be {'a whole number' if kind is Integral else 'a number'} from {least} to {most}")
+    least, most = LIMITS[constant]
+    kind, words = (Real, "a number") if constant in NOT_WHOLE else (Integral, "a whole number")
+    usable = isinstance(value, kind) and not isinstance(value, bool)
+    if not usable or not least <= value <= most:
+        raise Refused(f"{name}: has to be {words} from {least} to {most}")
 
 
 def check_targets(targets):
@@ -1422,7 +1440,8 @@ def check_constants():
     """Refuse constants that can't be used."""
     for name in LIMITS:
         check(name, globals()[name])
-    if not isinstance(IMAGES, (tuple, list)) or not IMAGES or not all(isinstance(name, str) for name in IMAGES):
+    names = IMAGES if isinstance(IMAGES, (tuple, list)) else ()
+    if not names or not all(isinstance(name, str) for name in names):
         raise Refused('IMAGES: has to hold names, like ("cat.pgm",), with a comma')
     if not isinstance(OUTPUT_DIR, str):
         raise Refused('OUTPUT_DIR: has to be a name, like "outputs"')
@@ -1457,14 +1476,18 @@ def load_pictures(images, width, height, folder):
 
 def write_patterns(folder, names, pictures):
     """Save the pictures of patterns; even if there are none, a folder that can't be written is found out here."""
-    drawn = [(name, picture) for name, picture in zip(names, pictures) if name in PATTERNS]
-    write_files(folder, {f"generated_{name}.{ending(picture)}": netpbm(picture) for name, picture in drawn})
+    files = {}
+    for name, picture in zip(names, pictures):
+        if name in PATTERNS:
+            files[f"generated_{name}.{ending(picture)}"] = netpbm(picture)
+    write_files(folder, files)
 
 
 def write_results(folder, pictures, decoded, content):
     """Save the results."""
-    files = {f"final_decoded_{n}.{ending(picture)}": netpbm(picture) for n, picture in enumerate(decoded)}
-    files["compressed.bin"] = content
+    files = {"compressed.bin": content}
+    for n, picture in enumerate(decoded):
+        files[f"final_decoded_{n}.{ending(picture)}"] = netpbm(picture)
     files["comparison.png"] = png(comparison(pictures[:8], decoded[:8]))
     write_files(folder, files)
 
@@ -1637,7 +1660,8 @@ def rehearse_file():
     """The half of `rehearse` that can be done in a process of its own."""
     one = np.ones((1, 1), float32)
     numbers = choose(one, one, 1, 1, one, None)
-    unpack(pack(Record(0, 1, 1, 0, 0, 0, 0, np.array([[1, 1]]), *numbers)))
+    record = Record(0, 1, 1, 0, 0, 0, 0, np.array([[1, 1]]), *numbers)
+    unpack(pack(record))
     smooth(one, 1)
 
 
