@@ -27,15 +27,16 @@ from time import perf_counter
 from traceback import extract_tb
 from typing import NamedTuple
 
-os.environ["OPENBLAS_NUM_THREADS"] = "1"  # the last digits of products depend on the number of threads: see below
+# The last digits of NumPy's products depend on how many threads share them out. With one, the same seed gives the same bytes.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # threads wait awake for the next epoch, and sleep soon after
 import numpy as np
 from numba import config, get_thread_id, njit, prange
 from numba.core.caching import InTreeCacheLocator
 from numpy import float32
-from numpy.linalg import eigh, inv, norm, svd
+from numpy.linalg import eigh, inv, norm, qr, svd
 
-# The same for a NumPy that was imported before this file, as wheels have it.
+# The variable comes too late for a NumPy that was imported before this file. Its OpenBLAS, if it came in a wheel, is told so.
 for library in Path(np.__file__).parents[1].glob("numpy.libs/*openblas*"):
     for setter in ("scipy_openblas_set_num_threads64_", "openblas_set_num_threads64_"):
         with suppress(AttributeError, OSError):
@@ -63,7 +64,7 @@ def run():
     folder = HERE / os.path.expanduser(OUTPUT_DIR)
     names, pictures = load_pictures(IMAGES, WIDTH, HEIGHT, folder)
 
-    # Patches are never larger than the largest picture.
+    # Patches are no wider than the widest picture, and no higher than the highest.
     width = min(WIDTH, max(picture.shape[1] for picture in pictures))
     height = min(HEIGHT, max(picture.shape[0] for picture in pictures))
     targets, gain = cut(pictures, width, height)
@@ -224,6 +225,7 @@ def train_epoch(long, mean, square, short_vectors, short_mean, short_square, tar
     gradients, errors   float32 (tiles, rows + 2, size of the short side) and (tiles), overwritten
     rates, share        see `adam`; a rate for each side
     """
+    # `prange` counts in uint64, which slows the kernel down. The body is a function of its own, since that compiles faster.
     short = short_vectors[0]
     for tile in prange(len(long)):
         thread = get_thread_id()
@@ -362,7 +364,7 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10, gain
                 say(f"Ctrl-C: training ends after epoch {epoch + 1}")
                 break
     except KeyboardInterrupt:
-        if PRESSES or not losses:  # a second press ends the program
+        if PRESSES or not losses:  # a second press ends the program, or a first one before anything is learned
             raise
     # The vectors of a side are its first array, in tiles.
     vectors = [np.concatenate(side[0], axis=1) for side in (long_side, short_side)]
@@ -392,11 +394,12 @@ def log_epoch(losses, epochs, log_every, seconds):
 #
 #     logits = step * (codes / |codes|).T @ turn_back(decoder, bases)
 #
-# so that 1 more in a code and 1 more in the decoder add about as much to the squared error of the logits: about step^2.
+# The rows of the decoder have a length of 1 at first, and get that of the codes, |codes|, before they are rounded. So 1 more
+# in a code and 1 more in the decoder add about as much to the squared error of the logits: about step^2.
 
 STEPS = 64  # rounding steps to choose from, per factor of two: a step is 2^(exponent / STEPS)
 PRICE = 0.15  # squared error allowed per bit saved; 1 is what a number wrong by 1 adds (`tests/quality.py rounding`)
-PASSES = 4, 15  # least and most passes in which `choose` improves the numbers
+PASSES = 4, 15  # least and most passes in which `choose` improves the numbers; fewer only to look where to go
 SMOOTHINGS = 5  # strengths of smoothing to choose from, of which 0 is none
 ENOUGH_PATCHES = 2**14  # to find what is shared by all: see `thinning`
 OWN_CODE = 16  # code of a patch that has a component of its own
@@ -404,35 +407,37 @@ ZERO_BELOW = 0.8  # cosines of the decoder with absolute values below this becom
 
 
 def components(codes, decoder, apart):
-    """Codes, (components, patches), and decoder, (components, samples), with the same logits as the arguments have."""
+    """Codes, (components, patches), and decoder, (components, samples), with the logits of the arguments.
+
+    If apart, each patch gets a component of its own, and logits are clipped to -8 to 8.
+    """
     decoder = np.float64(decoder)
     if apart:
-        # Each patch has a component of its own. Then a row of the decoder is the logits of one patch / OWN_CODE, and what
-        # repeats in a picture repeats in the file. Logits are clipped: beyond -8 and 8 they are black or white in 8 bits.
-        # OWN_CODE cancels out, but it has to be above 8, so that the code doesn't round to 0 before the decoder does.
+        # A row of the decoder is the logits of one patch / OWN_CODE, so what repeats in a picture repeats in the file. Logits
+        # beyond -8 and 8 are black or white in 8 bits. OWN_CODE cancels out, but it has to be above 8, so that the code doesn't
+        # round to 0 before the decoder does.
         logits = np.clip(codes @ decoder, -8, 8)
         return OWN_CODE * np.eye(len(codes), dtype=float32), logits / OWN_CODE
 
     # Otherwise components are those of the singular value decomposition of the logits, so that most of the bits are in few of
     # them. Its right singular vectors, the rows of the decoder, depend on the codes only through codes.T @ codes. So the
     # decomposition is that of a small matrix, with `root` in the place of the codes: root.T @ root = codes.T @ codes.
-    squares, axes = eigh(np.float64(codes).T @ codes)
-    root = np.sqrt(np.maximum(squares, 0))[:, None] * axes.T
+    root = qr(np.float64(codes), mode="r")
     rows = svd(root @ decoder, full_matrices=False)[2]
     return float32(rows @ decoder.T) @ codes.T, rows
 
 
 def sparse(codes, decoder, step):
-    """Codes and decoder, turned so that more of the codes are below the step: `choose` makes most of these 0. The logits stay."""
+    """Codes and decoder, rotated so that more codes are below the step: `choose` makes most of these 0. The logits stay."""
     # This is the sparse orthonormal transform (Sezer, Harmanci and Guleryuz 2008). Codes below a limit become 0, and the
-    # rotation of the codes that comes nearest to what is left follows by a singular value decomposition; both are done in
-    # turns, while the limit falls (`tests/quality.py rounding`).
+    # rotation of the codes that comes nearest to what is left follows by a singular value decomposition. Both are repeated,
+    # while the limit falls (`tests/quality.py rounding`). What is found for one step suits those near by, too.
     some = codes[:, :: thinning(codes)]
     rotation = np.eye(len(codes))
     for limit in np.geomspace(3 * step, step, 40):
-        turned = float32(rotation) @ some
-        turned[abs(turned) < limit] = 0
-        left, _, right = svd(turned @ some.T)
+        rotated = float32(rotation) @ some
+        rotated[abs(rotated) < limit] = 0
+        left, _, right = svd(rotated @ some.T)
         rotation = left @ right
     codes = float32(rotation) @ codes
     order = np.argsort(-norm(codes, axis=1), kind="stable")
@@ -468,12 +473,12 @@ def choose(codes, decoder, step, passes, targets, bases):
     price = PRICE * step**2 * np.mean(slopes**2 + 1e-4)
     some_by_sample = np.ascontiguousarray(some.T)
     for _ in range(passes):
-        # The codes move, while the decoder stays.
+        # The codes move, while the decoder stays: `per_length` is what a row of codes adds to the logits, for a length of 1.
         per_length = turn_back(decoder, bases) / row_lengths(codes)
         move(codes, np.ascontiguousarray(step * per_length, float32), targets, bit_costs(codes, price))
 
-        # Then the decoder is fitted to these codes, at no cost: it moves in eighths, since `round_decoder` rounds once more,
-        # perhaps in cosines.
+        # Then the decoder is fitted to these codes, whose lengths have changed, at no cost: it moves in eighths, since
+        # `round_decoder` rounds once more, perhaps in cosines.
         lengths = row_lengths(codes)
         eighths = np.ascontiguousarray(np.rint(8 * per_length * lengths), float32)
         units = float32(step / 8 / lengths) * codes[:, :: thinning(codes)]
@@ -644,7 +649,7 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
 
     # What the decoder has to know is a number in the file: see `Record`.
     colour = int(pictures[0].ndim == 3)
-    lapped = int(gain != 1)
+    lapped = int(gain != 1)  # `cut` returns 1 if patches are plain
     are_cut = len(targets) > len(pictures)
     in_cosines = int(are_cut and max(width, height) <= LARGEST_BASIS)
     head = colour, width, height, lapped, in_cosines
@@ -661,8 +666,8 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     exact = (losses == 0) & (asked <= 1.01 * learned_loss)
 
     # More passes of choosing make smaller files; large pictures get fewer of them. Choosing trades error for bits, so there is
-    # none where all has to be exact. The step is a guess for photographs. Where the decoder is smooth enough for cosines,
-    # turning and smoothing pay, too.
+    # none where all has to be exact. If there would be as many components as patches, each patch gets its own. The step is a
+    # guess for photographs. Where the decoder is smooth enough for cosines, `sparse` and smoothing pay, too.
     most = 0 if exact.all() else int(np.clip(1e7 / targets.size, *PASSES))
     codes, decoder = components(codes, decoder, apart=len(targets) <= min(decoder.shape))
     step = 16 * sqrt(max(learned_loss, allowed)) or 1
@@ -686,7 +691,8 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
 
     # `good` is the coarsest exponent that has passed, `bad` the finest that has failed; nothing between them has been tried
     # with all passes. What is kept in `best` has passed. `way` is how far to go, coarser if above 0, and `stride` how far at
-    # least. A try that passes with nearly all of the loss that is allowed ends the search.
+    # least. A try that passes with nearly all of the loss that is allowed ends the search, or with nothing left to make
+    # coarser.
     best = None
     good, bad = -inf, inf
     tries = []
@@ -696,7 +702,8 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
             passes = quick = 0
         numbers = choose(codes, decoder, step_of(exponent), passes, targets, bases)
         record = Record(*head, 0, exponent, sizes, *numbers)
-        # The first tries choose from every second strength of smoothing, the next one from all; then the strength stays.
+        # Tries of one pass choose from every second strength of smoothing. The first other one chooses from all, or the second
+        # one, if the first has a fine step; then the strength stays.
         record, losses, loss = best_smoothing(record, pictures, options[::2] if quick else options)
         say(f"rounding step {step_of(exponent):.4g}: {quality(loss)}{', a first look' if quick else ''}")
         tries.append((exponent, loss))
@@ -770,11 +777,7 @@ def decompress(content):
     Raises ValueError if these can't be the bytes of a file. There is no checksum: other damage gives other pictures.
     """
     load_kernels()
-    return decode(unpack(content))
-
-
-def decode(record):
-    """Pictures, uint8, of a record."""
+    record = unpack(content)
     return finish(decode_roughly(record), record)
 
 
@@ -823,8 +826,8 @@ def mean_squares(pictures, decoded):
 #
 # compressed.bin is a sequence of arrays of whole numbers, (rows, columns, planes):
 #
-#     head       10 numbers, (10, 1, 1): VERSION; colour, width, height, lapped, cosines, smoothing and exponent, as in `Record`;
-#                how many components there are, and how many pictures
+#     head       10 numbers, (10, 1, 1): VERSION; colour, width, height, lapped, cosines, smoothing and exponent, as in
+#                `Record`; how many components there are, and how many pictures
 #     shapes     height and width of each picture: (pictures, 2, 1)
 #     codes      for each picture, the rows and columns of its patches: (rows, columns, components)
 #     decoder    for each component: (height, width, channels)
@@ -860,7 +863,7 @@ def transfer_bit(state, stream, chances, weights, contexts, kind, bit):
 
     state     int64 (5): see LOW and so on
     stream    uint8: the bytes of the file; behind them, nothing is written and zeros are read
-    chances   int64 (4, CONTEXTS, 2): for each model and context the chance of a 1, of 65536, and how often it was used
+    chances   int64 (4, CONTEXTS, 2): for each model and context the chance of a 1, of 65536, and its uses, up to 127
     weights   int64 (kinds, 4): of the models, in 1/65536
     contexts  int64 (4): one for each model
     kind      what the bit is about: a place in a length, or DIGIT, or SIGN
@@ -927,7 +930,8 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
     A number is written as its length in bits, in unary; then its digits below the first; then its sign. What is written is its
     difference from a base: the median of left, above, and left + above - corner, if such differences were smaller so far in its
     plane, otherwise 0. Outside of the plane, all is 0. When numbers are read, they are 0 at first, and the bits given to
-    `transfer_bit` are ignored. Chances, weights, and what was found go on from array to array; all else begins anew.
+    `transfer_bit` are ignored. Chances and weights go on from array to array, and so does what was found in `numbers`; all else
+    begins anew.
     """
     row_size = count * columns
     gains = np.zeros(count, np.int64)  # how much smaller the differences were, for each plane
@@ -946,22 +950,24 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
                 left = numbers[place - count] if column else 0
                 above = numbers[place - row_size] if row else 0
                 corner = numbers[place - row_size - count] if row and column else 0
-                right = numbers[place - row_size + count] if row and column + 1 < columns else 0
+                above_right = numbers[place - row_size + count] if row and column + 1 < columns else 0
                 median = max(min(left, above), min(max(left, above), left + above - corner))
                 base = median if gains[k] > 0 else 0
                 left -= base
                 above -= base
                 near = 2 * (abs(left) + abs(above))
-                near += abs(corner - base) + abs(right - base)
+                near += abs(corner - base) + abs(above_right - base)
                 number = numbers[place] - base
                 size = abs(number)
+                # The number `back` places ago is guessed to come again, as the last `streak` numbers did: see the end.
                 guess = numbers[place - back] - base if back <= place else 0
                 trust = 2 * min(streak, 15)
                 plane = 256 * group + k
 
                 # Contexts of a length: the neighbours, and how many planes before had a number other than 0; the sizes in all
-                # planes near by and here, and in the planes before; the sizes in this plane near by; and what is guessed, with
-                # how often that was right.
+                # planes near by and here, and in the planes before, in the same context for many planes; the sizes in this
+                # plane near by; and what is guessed, with how often that was right. Contexts may collide: that costs bits,
+                # and no more.
                 neighbours = 4 * min(abs(left), 3) + min(abs(above), 3)
                 contexts[0] = (16 * plane + neighbours) * 8 + min(used, 7)
                 sizes = 32 * bit_length(totals_near + total) + bit_length(before)
@@ -974,8 +980,8 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
                         break
                     length += 1
 
-                # Digits and signs have two of these contexts. The other two are, for a digit, its place and the guess's digit;
-                # for a sign, the signs of left and above, and the guess's sign. A sign also has those of the planes before.
+                # A digit keeps the second and third of these contexts; the others are its place, and the guess's digit. A sign
+                # keeps the third; the others are the signs of left and above, those of the planes before, and the guess's sign.
                 digits = min(length, 1)
                 for digit in range(length - 2, -1, -1):
                     contexts[0] = (LENGTHS * plane + length) * LENGTHS + digit
@@ -996,10 +1002,9 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
                 number = base + digits
                 gains[k] += abs(number) - abs(number - median)
 
-                # What repeats: the number `back` places ago, at first the one above, is guessed to come again. At
-                # streak 0, the place is taken behind which the last six numbers were found the last time, by a hash of them:
-                # 40^6 is a multiple of 2^18, so older ones drop out. Then the streak begins at 1, and grows while guesses are
-                # right.
+                # What repeats: at first, `back` leads to the number above. When a guess was wrong, the place is taken behind
+                # which the last six numbers were found the last time, by a hash of them: 40^6 is a multiple of 2^18, so older
+                # ones drop out. Then the streak begins at 1, and grows while guesses are right.
                 if streak and number == numbers[place - back]:
                     streak += 1
                 else:
@@ -1030,7 +1035,7 @@ def transfer(coder, group, shapes, numbers=None):
     else:
         numbers = np.array(numbers, np.int64).ravel()
     state, stream, *_, found = coder
-    found[:] = 0
+    found[:] = 0  # these are places in numbers, and 0 is none
     first = 0
     for shape, size in zip(shapes, sizes):
         transfer_planes(*coder, group, numbers, first, *shape)
@@ -1199,10 +1204,10 @@ def png(picture):
 
 REACH = 4  # pixels on each side of a border that are lapped
 STRETCH = 1.75  # lapped samples leave the range from 0 to 1: they are squeezed by this, and then clipped
-# What `lap` does with the differences of pixels across a border. This is the rotation of the lapped orthogonal transform (Malvar
-# 1990), times 1.2, to 1/64: a DCT-IV from the far end to the border, odd frequencies made negative, and an inverse DCT-II. The
-# factor makes the rounding of differences finer, since an error of theirs is spread over pixels of two patches (Tran, Liang and
-# Tu 2003, with other matrices; `tests/quality.py lapping`).
+# What `lap` does with the differences of pixels across a border. This is the rotation of the lapped orthogonal transform
+# (Malvar 1990), times 1.2, to 1/64: a DCT-IV from the far end to the border, odd frequencies made negative, and an inverse
+# DCT-II. The factor makes the rounding of differences finer, since an error of theirs is spread over pixels of two patches
+# (Tran, Liang and Tu 2003, with other matrices; `tests/quality.py lapping`).
 LAPPING = np.array([[62, 43, 11, 9], [-44, 54, 32, 6], [9, -34, 66, 17], [-6, -2, -19, 74]]) / 64
 
 
@@ -1230,7 +1235,10 @@ AROUND = 2  # neighbours as far as this, along both axes, are averaged
 
 @njit(parallel=True, fastmath=True, error_model="numpy")
 def average_alike(padded, averages, scale):
-    """For each pixel the mean of those near it; they count the more, the more similar their surroundings. Threads share out lines.
+    """For each pixel the mean of those near it; the more similar their surroundings, the more they count.
+
+    Threads share out the lines.
+
 
     padded    float32 (channels, height + 6, width + 6): a picture with margins of AROUND + 1
     averages  float32 (channels, height, width), overwritten
@@ -1284,8 +1292,8 @@ def smooth(picture, strength):
 
 def few_levels(pictures):
     """Whether pictures are drawings, text or pixel art, with few levels, and sharp edges between flat parts."""
-    # Lapped, these take up to 3 times the bytes. In photographs the eight most frequent levels make up to 0.6 of all samples, in
-    # the others more than 0.75 (`tests/quality.py lapping`).
+    # Lapped, these take up to 3 times the bytes. In photographs the eight most frequent levels make up to 0.6 of all samples,
+    # in the others more than 0.75 (`tests/quality.py lapping`).
     counts = sum(np.bincount(picture.ravel(), minlength=256) for picture in pictures)
     return np.sort(counts)[-8:].sum() > 0.7 * counts.sum()
 
@@ -1298,7 +1306,8 @@ def patch_grids(shapes, width, height):
 def cut(pictures, width, height):
     """Targets, the patches of pictures, float32 (patches, samples), from 0 to 1; and their gain.
 
-    The gain is the squared error of pictures for each of targets, about: 1 if patches are plain, more if they are lapped.
+    The gain is the squared error of pictures divided by that of targets: 1 if patches are plain, and more if they are lapped,
+    about.
 
     pictures are a list of uint8 arrays, (height, width) or all (height, width, 3). They are filled up with their edges. The
     samples of a patch lie row by row, and the channels of a pixel next to each other. Raises ValueError if it is given
@@ -1317,11 +1326,11 @@ def cut(pictures, width, height):
     count = sum(rows * columns for rows, columns in grids)
     samples = width * height * (1 if kinds == {()} else 3)
     if count * samples > MOST_SAMPLES or len(pictures) > MOST_PICTURES:
-        raise Refused(f"IMAGES: has to hold at most {MOST_PICTURES} pictures, whose patches have at most {MOST_SAMPLES} samples")
+        raise Refused(f"IMAGES: has to hold at most {MOST_PICTURES} pictures, and {MOST_SAMPLES} samples in their patches")
 
-    # Patches lap over if they have room, and neighbours, and gain by it. Undoing this multiplies squared errors by STRETCH^2, and
-    # those of 2 * REACH pixels of each row and column by 0.85: sums keep their errors, and those of differences are divided by
-    # 1.2^2.
+    # Patches lap over if they have room, and neighbours, and gain by it. Undoing this multiplies squared errors by STRETCH^2,
+    # and those of 2 * REACH pixels of each row and column by 0.85: sums keep their errors, and those of differences are
+    # divided by 1.2^2.
     has_room = min(width, height) >= 2 * REACH
     lapped = has_room and count > len(pictures) and not few_levels(pictures)
     gain = 1.0
@@ -1356,7 +1365,7 @@ def join(patches, shapes, width, height):
 
 
 def comparison(pictures, decoded):
-    """A column per picture: original, decoded, and 8 times the difference, unless all is exact; at most some 2048 pixels wide."""
+    """A column per picture: original, decoded, and 8 times the difference, unless all is exact; some 2048 pixels at most."""
     rows = 2 if all(map(np.array_equal, pictures, decoded)) else 3
     tallest = max(map(len, pictures))
     total = sum(picture.shape[1] for picture in pictures)
@@ -1572,9 +1581,9 @@ LOADED = []  # holds something as soon as `load_kernels` was called
 class Locator(InTreeCacheLocator):
     """Tells numba what machine code is called, and that it is up to date if it is called so."""
 
-    # By itself, numba compiles anew if anything in the file changes. But kernels call each other, so the machine code of each is
-    # up to date as long as the text of all is, and the numbers and tables that they use. It can only be loaded in a module of the
-    # same name.
+    # By itself, numba compiles anew if anything in the file changes. But kernels call each other, so the machine code of each
+    # is up to date as long as the text of all is, and the numbers and tables that they use. It can only be loaded in a module
+    # of the same name.
     name = ""
 
     def get_source_stamp(self):
