@@ -848,7 +848,7 @@ MOST = np.array([VERSION, 1, MOST_SAMPLES, MOST_SAMPLES, 1, 1, SMOOTHINGS - 1, 6
 HEAD, CODES, DECODER = range(3)  # the groups of arrays
 LOW, HIGH, VALUE, PLACE, DECODING = range(5)  # places in the state of the coder
 LENGTHS = 32  # numbers have fewer bits than that
-DIGIT, SIGN = LENGTHS, LENGTHS + 1  # kinds of bits; lower ones are the places in a length
+DIGIT, SIGN = np.int64([LENGTHS, LENGTHS + 1])  # kinds of bits; lower ones are the places in a length
 CONTEXTS = 65521  # chances per model; a prime, since contexts are taken modulo this
 # The logits, in 1/256, of chances from 1/8192 to 8191/8192, and the chances, in 1/65536, of logits from -1920 to 1920. Before
 # rounding, none of them is so near to a half that mathematics libraries could round it to different numbers; a test checks
@@ -933,6 +933,7 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
     `transfer_bit` are ignored. Chances and weights go on from array to array, and so does what was found in `numbers`; all else
     begins anew.
     """
+    # np.int64 in the place of plain numbers saves numba from compiling functions once more for each of them.
     row_size = count * columns
     gains = np.zeros(count, np.int64)  # how much smaller the differences were, for each plane
     totals = np.zeros((rows + 1, columns + 1), np.int64)  # of the sizes in all planes, with zeros around
@@ -943,7 +944,7 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
     for row in range(rows):
         for column in range(columns):
             totals_near = totals[row + 1, column] + totals[row, column + 1]  # left and above
-            total = used = before = signs = 0
+            total = used = before = signs = np.int64(0)
             for k in range(count):
                 if state[PLACE] > len(stream) + 3:  # the file was cut off: see `transfer`
                     return
@@ -973,7 +974,7 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
                 sizes = 32 * bit_length(totals_near + total) + bit_length(before)
                 contexts[1] = (16 * group + bit_length(k)) * 1024 + sizes
                 contexts[2] = 32 * plane + bit_length(near)
-                length = 0
+                length = np.int64(0)
                 while length < LENGTHS - 1:
                     contexts[3] = trust + int(abs(guess) >> length > 0)
                     if not transfer_bit(state, stream, chances, weights, contexts, length, int(size >> length > 0)):
