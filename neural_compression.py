@@ -34,13 +34,8 @@ import numpy as np
 from numba import config, get_thread_id, njit, prange
 from numba.core.caching import InTreeCacheLocator
 from numpy import float32
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.linalg import eigh, inv, norm, qr, svd
-
-# The variable comes too late for a NumPy that was imported before this file. Its OpenBLAS, if it came in a wheel, is told so.
-for library in Path(np.__file__).parents[1].glob("numpy.libs/*openblas*"):
-    for setter in ("scipy_openblas_set_num_threads64_", "openblas_set_num_threads64_"):
-        with suppress(AttributeError, OSError):
-            getattr(CDLL(str(library)), setter)(1)
 
 WIDTH = 256  # width of a pattern, and of the patches that pictures are cut into, in pixels
 HEIGHT = 256  # height of both
@@ -1221,14 +1216,15 @@ def lap(picture, width, height, matrix):
     """
     for axis, size in enumerate((height, width)):
         lines = picture.swapaxes(0, axis)
-        borders = max(0, (len(lines) - REACH) // size)  # those that have REACH pixels on both sides
-        lefts = [lines[size - 1 - j :: size][:borders] for j in range(REACH)]
-        rights = [lines[size + j :: size][:borders] for j in range(REACH)]
-        differences = np.stack(rights) - np.stack(lefts)
-        changes = np.einsum("ij,j...->i...", float32(matrix - np.eye(REACH)), differences)
-        for left, right, change in zip(lefts, rights, changes):
-            left -= change / 2
-            right += change / 2
+        if len(lines) < 2 * REACH:
+            continue
+        # A view of the pixels beside each border that has REACH of them on both sides: (borders, ..., 2 * REACH).
+        beside = sliding_window_view(lines, 2 * REACH, axis=0, writeable=True)[size - REACH :: size]
+        lefts = beside[..., REACH - 1 :: -1]
+        rights = beside[..., REACH:]
+        changes = np.einsum("ij,...j->...i", float32(matrix - np.eye(REACH)) / 2, rights - lefts)
+        lefts -= changes
+        rights += changes
 
 
 AROUND = 2  # neighbours as far as this, along both axes, are averaged
@@ -1574,6 +1570,13 @@ def note_ctrl_c(number, frame):
     if len(PRESSES) > 1:
         raise KeyboardInterrupt
 
+
+# The variable OPENBLAS_NUM_THREADS comes too late for a NumPy that was imported before this file. Its OpenBLAS, if it came in a
+# wheel, is told so.
+for library in Path(np.__file__).parents[1].glob("numpy.libs/*openblas*"):
+    for setter in ("scipy_openblas_set_num_threads64_", "openblas_set_num_threads64_"):
+        with suppress(AttributeError, OSError):
+            getattr(CDLL(str(library)), setter)(1)
 
 KERNELS = [thing for thing in list(globals().values()) if hasattr(thing, "enable_caching")]
 LOADED = []  # holds something as soon as `load_kernels` was called
