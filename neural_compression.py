@@ -2,7 +2,7 @@
 
 Pictures are cut into patches. Each gets a small vector of its own, its latent code; one decoder, shared by all, turns a code
 into samples: a linear map with a bias, then a sigmoid. Training moves both by gradient descent on the mean squared error. Then
-both are rounded to whole numbers, chosen by what they cost, and written by an entropy coder. Decoded photographs are smoothed.
+both are rounded to whole numbers, chosen by what they cost, and written by an entropy coder. Decoded pictures may be smoothed.
 
 Run this file, look at the pictures in OUTPUT_DIR, edit a constant, run it again. From a notebook, the same in five calls: cut,
 start, train, compress and decompress, as in `run`. Left out are deeper decoders, prediction of samples, and transparency.
@@ -390,11 +390,12 @@ def log_epoch(losses, epochs, log_every, seconds):
 #     logits = step * (codes / |codes|).T @ turn_back(decoder, bases)
 #
 # The rows of the decoder have a length of 1 at first, and get that of the codes, |codes|, before they are rounded. So 1 more
-# in a code and 1 more in the decoder add about as much to the squared error of the logits: about step^2.
+# in a code and 1 more in the decoder add about as much to the squared error of the logits: about step^2. If each patch has a
+# component of its own, its code cancels out, and the decoder is the logits in steps.
 
 STEPS = 64  # rounding steps to choose from, per factor of two: a step is 2^(exponent / STEPS)
 PRICE = 0.15  # squared error allowed per bit saved; 1 is what a number wrong by 1 adds (`tests/quality.py rounding`)
-PASSES = 4, 15  # least and most passes in which `choose` improves the numbers; fewer only to look where to go
+PASSES = 4, 15  # least and most passes in which `choose` improves the numbers; see `compress` for where there are fewer
 SMOOTHINGS = 5  # strengths of smoothing to choose from, of which 0 is none
 ENOUGH_PATCHES = 2**14  # to find what is shared by all: see `thinning`
 OWN_CODE = 16  # code of a patch that has a component of its own
@@ -402,7 +403,7 @@ ZERO_BELOW = 0.8  # cosines of the decoder with absolute values below this becom
 
 
 def components(codes, decoder, apart):
-    """Codes, (components, patches), and decoder, (components, samples), with the logits of the arguments.
+    """Of what `train` returns, codes, (components, patches), and decoder, (components, samples), with the same logits.
 
     If apart, each patch gets a component of its own, and logits are clipped to -8 to 8.
     """
@@ -468,7 +469,7 @@ def choose(codes, decoder, step, passes, targets, bases):
     price = PRICE * step**2 * np.mean(slopes**2 + 1e-4)
     some_by_sample = np.ascontiguousarray(some.T)
     for _ in range(passes):
-        # The codes move, while the decoder stays: `per_length` is what a row of codes adds to the logits, for a length of 1.
+        # The codes move, while logits = step * codes.T @ per_length: so the decoder stays, even though lengths change.
         per_length = turn_back(decoder, bases) / row_lengths(codes)
         move(codes, np.ascontiguousarray(step * per_length, float32), targets, bit_costs(codes, price))
 
@@ -697,8 +698,8 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
             passes = quick = 0
         numbers = choose(codes, decoder, step_of(exponent), passes, targets, bases)
         record = Record(*head, 0, exponent, sizes, *numbers)
-        # Tries of one pass choose from every second strength of smoothing. The first other one chooses from all, or the second
-        # one, if the first has a fine step; then the strength stays.
+        # Tries of one pass choose from every second strength of smoothing, others from all. The first of these settles it, but
+        # for one with a fine step.
         record, losses, loss = best_smoothing(record, pictures, options[::2] if quick else options)
         say(f"rounding step {step_of(exponent):.4g}: {quality(loss)}{', a first look' if quick else ''}")
         tries.append((exponent, loss))
@@ -832,8 +833,9 @@ def mean_squares(pictures, decoded):
 #
 # The coder is a binary range coder with adaptive chances (Martin 1979), in integers only, so that it decodes alike on every
 # machine. One function serves both directions: the decoder knows the same as the encoder when a bit comes, so both learn the
-# same. Each bit has four contexts, each with a chance of its own. These are mixed as in PAQ (Mahoney 2005): the logit of the
-# result is a weighted sum of their logits, and the weights are learned, too.
+# same. A number is written as its length in bits, in unary, its digits, and its sign. Each of these bits has four contexts,
+# one for each of four models, which have a chance for each context. The chances are mixed as in PAQ (Mahoney 2005): the logit
+# of the result is a weighted sum of their logits, and the weights are learned, too.
 
 VERSION = 4  # of the layout of the file
 MOST_SAMPLES, MOST_PICTURES = 2**28, 2**16  # that a file may hold
@@ -955,7 +957,8 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
                 near += abs(corner - base) + abs(above_right - base)
                 number = numbers[place] - base
                 size = abs(number)
-                # The number `back` places ago is guessed to come again, as the last `streak` numbers did: see the end.
+                # The number `back` places ago is guessed to come again. It is trusted the more, the longer the streak: see the
+                # end.
                 guess = numbers[place - back] - base if back <= place else 0
                 trust = 2 * min(streak, 15)
                 plane = 256 * group + k
@@ -998,9 +1001,9 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
                 number = base + digits
                 gains[k] += abs(number) - abs(number - median)
 
-                # What repeats: at first, `back` leads to the number above. When a guess was wrong, the place is taken behind
-                # which the last six numbers were found the last time, by a hash of them: 40^6 is a multiple of 2^18, so older
-                # ones drop out. Then the streak begins at 1, and grows while guesses are right.
+                # What repeats: after a wrong guess, and at first, the streak is 0. Then the place is looked up behind which the
+                # last six numbers were found the last time, by a hash of them: 40^6 is a multiple of 2^18, so older ones drop
+                # out. If there is one, the streak begins at 1, and grows while guesses are right; until then `back` stays.
                 if streak and number == numbers[place - back]:
                     streak += 1
                 else:
