@@ -735,7 +735,7 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
             exponent = (good + bad) // 2
     record, loss = best
     if target_psnr is not None and loss > asked:
-        say(f"TARGET_PSNR {target_psnr} is out of reach: more EPOCHS or a larger LATENT_DIM would allow more")
+        say(f"TARGET_PSNR {target_psnr} is out of reach: more EPOCHS or a larger LATENT_DIM may allow more")
     say(f"rounding step {step_of(record.exponent):.4g} is taken")
     return pack(record)
 
