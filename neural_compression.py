@@ -430,7 +430,7 @@ def sparse(codes, decoder, step):
     # while the limit falls (`tests/quality.py rounding`). What is found for one step suits those near by, too.
     some = codes[:, :: thinning(codes)]
     rotation = np.eye(len(codes))
-    for limit in np.geomspace(3 * step, step, 40):
+    for limit in np.geomspace(3 * step, 0.7 * step, 40):
         rotated = float32(rotation) @ some
         rotated[abs(rotated) < limit] = 0
         left, _, right = svd(rotated @ some.T)
@@ -715,6 +715,8 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
             allowed = max(asked, 1.06 * loss)
         else:
             options = [record.smoothing]
+        if loss <= asked:
+            allowed = asked
         way = distance(tries, 0.985 * allowed)
         if exponent == finest or loss <= allowed and not losses[exact].any():
             best = record, loss
@@ -1623,18 +1625,20 @@ def load_kernels():
     # Numba takes the class by its name from a setting of numba 0.62 and newer, which is put back. A RuntimeError says that
     # the folder can't be written, or that `__main__` is a profiler, which has no Locator; an OSError that there is no text, as
     # in a frozen copy: then nothing is kept.
+    kept = []
     locators = config.CACHE_LOCATOR_CLASSES
     config.CACHE_LOCATOR_CLASSES = f"{__name__}.Locator"
     with suppress(RuntimeError, OSError):
         Locator.name = f"{__name__}-{stamp()}"
         for kernel in KERNELS:
             kernel.enable_caching()
+        kept = machine_code(Locator.name)
     config.CACHE_LOCATOR_CLASSES = locators
 
     # Numba keeps two files for each kernel. If some are missing, or can't be loaded, all are made anew, and what is outdated is
     # deleted. On Linux a child process, which begins as a copy of this one, compiles half of them, and this one loads what it
     # has kept. Where there may be threads already, as in a notebook, there can't be a copy.
-    missing = len(machine_code(Locator.name)) < 2 * len(KERNELS)
+    missing = len(kept) < 2 * len(KERNELS)
     may_fork = missing and __name__ == "__main__" and sys.platform == "linux"
     while True:
         if missing:
@@ -1692,7 +1696,7 @@ def main():
         return 130 if PRESSES else 0
     except KeyboardInterrupt:
         status, words = 130, "interrupted: results of this run may be missing"
-    except (Refused, MemoryError) as error:
+    except (Refused, MemoryError, OSError) as error:  # OSError: what is printed can't be written
         status, words = 2, str(error) or "not enough memory"
     print("neural_compression.py:", " ".join(words.split()), file=sys.stderr)
     return status

@@ -211,7 +211,7 @@ def decoded_by_hand(file):
 def alike(pictures, others):
     """Whether pictures are the same, but for samples so near to a half level that rounding decides."""
     differences = [abs(picture - np.int64(other)).ravel() for picture, other in zip(pictures, others, strict=True)]
-    return max(map(max, differences)) <= 1 and np.mean(np.concatenate(differences)) < 0.003
+    return max(map(max, differences)) <= 1 and np.mean(np.concatenate(differences)) < 0.006
 
 
 def learn(program, pictures, width, height, latent_dim, epochs=100):
@@ -468,7 +468,7 @@ def test_a_target_out_of_reach_is_told_and_what_was_learned_is_kept(program, cap
     pictures[1] = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
     model = learn(program, pictures, side, side, latent_dim if side < 50 else 1)
     best = reached(pictures, *model, side, side, side == 8)
-    for target in (best + 6, 100):
+    for target in (best + 12, 100):
         content = program.compress(pictures, *model, side, side, target)
         assert best - 0.5 < psnr(pictures, program.decompress(content)) < target
         lines = [line for line in capsys.readouterr().out.splitlines() if "TARGET_PSNR" in line]
@@ -540,10 +540,10 @@ def test_files_are_as_small_as_they_were(program):
 
     grey = photograph(180, 240)
     model = learn(program, [grey], 8, 8, 24)
-    for target, most in ((32.0, 237), (34.0, 351), (36.0, 1381), (None, 8047)):
+    for target, most in ((32.0, 240), (34.0, 336), (36.0, 1171), (None, 8020)):
         assert len(program.compress([grey], *model, 8, 8, target)) <= 1.03 * most
     equal = press(program, [np.stack(3 * [grey], axis=-1)], 8, 8, 24, 34.0)
-    assert len(equal) <= 1.03 * 351 + 40  # two more channels of weights
+    assert len(equal) <= 1.03 * 336 + 40  # two more channels of weights
     assert len(press(program, [photograph(180, 240, 3)], 8, 8, 24, 34.0)) <= 1.03 * 374
     assert len(press(program, FLAT, 8, 8, 3)) <= 20
 
@@ -791,6 +791,15 @@ def test_a_result_that_meets_the_target_is_kept_and_not_called_out_of_reach(prog
     content = press(program, [dot], 16, 33, 1, 100, epochs=1)
     met = psnr([dot], program.decompress(content)) >= 100
     assert ("out of reach" in capsys.readouterr().out) != met
+
+
+def test_a_target_that_only_coarser_steps_meet_is_met(program, capsys):
+    """The first try, of a fine step, is above it."""
+    picture = np.uint8([[[0, 9, 250]]])
+    targets, gain = program.cut([picture], 8, 1)
+    codes, decoder, _ = program.train(targets, *program.start(targets, 3, 0), 5, gain=gain)
+    assert psnr([picture], program.decompress(program.compress([picture], codes, decoder, 8, 1, 60))) >= 60
+    assert "out of reach" not in capsys.readouterr().out
 
 
 def test_what_is_taken_for_a_target_out_of_reach_is_nearly_all_that_was_learned(program, capsys):

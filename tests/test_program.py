@@ -674,12 +674,15 @@ def test_damaged_machine_code_is_compiled_anew_even_if_ctrl_c_is_pressed(copy, t
     check_results(tmp_path / "outputs", output)
 
 
-@pytest.mark.parametrize("place", ["read-only", "file"])
+@pytest.mark.parametrize("place", ["read-only", "read-only, but there", "file"])
 def test_where_machine_code_cannot_be_kept_it_works_without(tmp_path, place):
     folder, prefix = tmp_path / "folder", []
     folder.mkdir()
     script = tiny(folder)
-    if place == "read-only":
+    if place == "read-only, but there":
+        assert run_process(script) == (0, "compiling ...\n36\n", "")
+        (folder / "__pycache__").chmod(0o555)
+    if place.startswith("read-only"):
         prefix = unprivileged(folder)
     else:
         (folder / "__pycache__").write_bytes(b"")
