@@ -396,7 +396,7 @@ def log_epoch(losses, epochs, log_every, seconds):
 STEPS = 64  # rounding steps to choose from, per factor of two: a step is 2^(exponent / STEPS)
 PRICE = 0.15  # squared error allowed per bit saved; 1 is what a number wrong by 1 adds (`tests/quality.py rounding`)
 PASSES = 4, 15  # least and most passes in which `choose` improves the numbers; see `compress` for where there are fewer
-SMOOTHINGS = 5  # strengths of smoothing to choose from, of which 0 is none
+SMOOTHINGS = 3  # strengths of smoothing to choose from; 0 is none
 ENOUGH_PATCHES = 2**14  # to find what is shared by all: see `thinning`
 OWN_CODE = 16  # code of a patch that has a component of its own
 ZERO_BELOW = 0.8  # cosines of the decoder with absolute values below this become 0 (`tests/quality.py rounding`)
@@ -698,9 +698,7 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
             passes = quick = 0
         numbers = choose(codes, decoder, step_of(exponent), passes, targets, bases)
         record = Record(*head, 0, exponent, sizes, *numbers)
-        # Tries of one pass choose from every second strength of smoothing, others from all. The first of these settles it, but
-        # for one with a fine step.
-        record, losses, loss = best_smoothing(record, pictures, options[::2] if quick else options)
+        record, losses, loss = best_smoothing(record, pictures, options)
         say(f"rounding step {step_of(exponent):.4g}: {quality(loss)}{', a first look' if quick else ''}")
         tries.append((exponent, loss))
 
@@ -713,8 +711,6 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
 
         if out_of_reach and len(tries) == 1:
             allowed = max(asked, 1.06 * loss)
-        else:
-            options = [record.smoothing]
         if loss <= asked:
             allowed = asked
         way = distance(tries, 0.985 * allowed)
@@ -806,7 +802,7 @@ def finish(pictures, record):
     """Pictures, uint8, of what `decode_roughly` makes of a record."""
     if record.smoothing:
         # The strength that is best grows about as the root of the step (`tests/quality.py smoothing`).
-        strength = 0.04 * sqrt(2**record.smoothing * step_of(record.exponent))
+        strength = 0.05 * 1.8**record.smoothing * sqrt(step_of(record.exponent))
         pictures = [smooth(picture, strength) for picture in pictures]
     return [to_levels(picture) for picture in pictures]
 
