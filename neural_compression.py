@@ -396,7 +396,7 @@ def log_epoch(losses, epochs, log_every, seconds):
 STEPS = 64  # rounding steps to choose from, per factor of two: a step is 2^(exponent / STEPS)
 PRICE = 0.15  # squared error allowed per bit saved; 1 is what a number wrong by 1 adds (`tests/quality.py rounding`)
 PASSES = 4, 15  # least and most passes in which `choose` improves the numbers; see `compress` for where there are fewer
-SMOOTHINGS = 3  # strengths of smoothing to choose from; 0 is none
+SMOOTHINGS = 4  # strengths of smoothing to choose from; 0 is none
 ENOUGH_PATCHES = 2**14  # to find what is shared by all: see `thinning`
 OWN_CODE = 16  # code of a patch that has a component of its own
 ZERO_BELOW = 0.8  # cosines of the decoder with absolute values below this become 0 (`tests/quality.py rounding`)
@@ -802,7 +802,7 @@ def finish(pictures, record):
     """Pictures, uint8, of what `decode_roughly` makes of a record."""
     if record.smoothing:
         # The strength that is best grows about as the root of the step (`tests/quality.py smoothing`).
-        strength = 0.05 * 1.8**record.smoothing * sqrt(step_of(record.exponent))
+        strength = 0.04 * 1.5**record.smoothing * sqrt(step_of(record.exponent))
         pictures = [smooth(picture, strength) for picture in pictures]
     return [to_levels(picture) for picture in pictures]
 
