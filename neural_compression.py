@@ -1329,8 +1329,7 @@ def cut(pictures, width, height):
     # Patches lap over if they have room, and neighbours, and gain by it. Undoing this multiplies squared errors by STRETCH^2,
     # and those of 2 * REACH pixels of each row and column by 0.85: sums keep their errors, and those of differences are
     # divided by 1.2^2.
-    has_room = min(width, height) >= 2 * REACH
-    lapped = has_room and count > len(pictures) and not few_levels(pictures)
+    lapped = count > len(pictures) and min(width, height) >= 2 * REACH and not few_levels(pictures)
     gain = 1.0
     for size in (width, height) if lapped else ():
         gain *= STRETCH * (1 - 0.15 * 2 * REACH / size)
