@@ -711,7 +711,7 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
 
         if out_of_reach and len(tries) == 1:
             allowed = max(asked, 1.06 * loss)
-        if loss <= asked:
+        if loss <= asked:  # a target that was met once isn't out of reach
             allowed = asked
         way = distance(tries, 0.985 * allowed)
         if exponent == finest or loss <= allowed and not losses[exact].any():
@@ -811,8 +811,8 @@ def mean_squares(pictures, decoded):
     """Mean squared error of each picture, and of all samples together, black and white being 1 apart."""
     losses = []
     for picture, output in zip(pictures, decoded):
-        error = np.subtract(picture, output, dtype=float32) / 255
-        losses.append(np.mean(error**2, dtype=float))
+        error = np.subtract(picture, output, dtype=float32)
+        losses.append(np.mean(error**2, dtype=float) / 255**2)
     return np.array(losses), np.average(losses, weights=[picture.size for picture in pictures])
 
 
@@ -826,8 +826,8 @@ def mean_squares(pictures, decoded):
 #     codes      for each picture, the rows and columns of its patches: (rows, columns, components)
 #     decoder    for each component: (height, width, channels)
 #
-# All of them are written by `transfer`, in three groups: head and shapes, codes, and decoder. Behind the end
-# of the file, zeros are read.
+# All of them are written by `transfer`, in three groups: head and shapes, codes, and decoder. Behind the end of the file, zeros
+# are read.
 #
 # The coder is a binary range coder with adaptive chances (Martin 1979), in integers only, so that it decodes alike on every
 # machine. One function serves both directions: the decoder knows the same as the encoder when a bit comes, so both learn the
@@ -838,7 +838,7 @@ def mean_squares(pictures, decoded):
 VERSION = 4  # of the layout of the file
 MOST_SAMPLES, MOST_PICTURES = 2**28, 2**16  # that a file may hold
 LARGEST_BASIS = 256  # longest side of patches whose decoder is expressed in cosines
-LEAST = np.array([VERSION, 0, 1, 1, 0, 0, 0, -64 * STEPS, 0, 1])  # the numbers of the head, from these
+LEAST = np.array([VERSION, 0, 1, 1, 0, 0, 0, -64 * STEPS, 0, 1])  # of the numbers in the head
 MOST = np.array([VERSION, 1, MOST_SAMPLES, MOST_SAMPLES, 1, 1, SMOOTHINGS - 1, 64 * STEPS, MOST_SAMPLES, MOST_PICTURES])
 HEAD, CODES, DECODER = range(3)  # the groups of arrays
 LOW, HIGH, VALUE, PLACE, DECODING = range(5)  # places in the state of the coder
@@ -1237,7 +1237,6 @@ def average_alike(padded, averages, scale):
 
     Threads share out the lines.
 
-
     padded    float32 (channels, height + 6, width + 6): a picture with margins of AROUND + 1
     averages  float32 (channels, height, width), overwritten
     scale     float32: 1 / the sum of squared differences of surroundings from which a neighbour doesn't count
@@ -1388,7 +1387,7 @@ class Refused(ValueError):
     """A mistake that the user can correct, told in one line."""
 
 
-# Least and most of the constants that are numbers, and of arguments of the same name. All but some have to be whole.
+# Least and most of the constants that are numbers, and of arguments of the same name. All but NOT_WHOLE have to be whole.
 LIMITS = {
     "WIDTH": (1, 10**6),
     "HEIGHT": (1, 10**6),

@@ -499,6 +499,14 @@ def test_names_that_cannot_be_printed_get_question_marks(copy, tmp_path):
     check_results(tmp_path / "outputs", output, dict.fromkeys(shown, photograph(20, 20)))
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_a_log_that_cannot_be_written_is_told_in_one_line(tmp_path):
+    with open("/dev/full", "w") as full:
+        process = subprocess.Popen([sys.executable, str(tiny(tmp_path))], stdout=full, stderr=subprocess.PIPE, encoding="utf-8")
+        errors = process.communicate()[1]
+    assert process.returncode == 2 and re.match(ONE_LINE, errors) and "Errno 28" in errors
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="no SIGPIPE")
 def test_a_reader_that_goes_away_ends_the_program_and_an_earlier_run_stays(copy, tmp_path):
     process = start([sys.executable, str(copy(**{**SMALL, "EPOCHS": 10**6}, LOG_EVERY=1))])
@@ -602,6 +610,7 @@ def test_machine_code_is_compiled_anew_if_a_kernel_changes_or_a_number_that_it_u
 
     for edited, result in (("FACTOR = 3", "FACTOR = 5"), 100), (("FACTOR * number", "FACTOR + number"), 25):
         assert load(tiny(tmp_path, TINY.replace(*edited))) == f"compiling ...\n{result}\n"
+        assert len(contents(tmp_path / "__pycache__")) == len(before)  # what is outdated goes
 
 
 def test_an_edited_constant_compiles_nothing_and_an_edited_kernel_of_the_coder_does(copy, tmp_path):
