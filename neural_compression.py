@@ -662,12 +662,15 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     exact = (losses == 0) & (asked <= 1.01 * learned_loss)
 
     # More passes of choosing make smaller files; large pictures get fewer of them. Choosing trades error for bits, so there is
-    # none where all has to be exact. If there would be as many components as patches, each patch gets its own. The step is a
-    # guess for photographs. Where the decoder is smooth enough for cosines, `sparse` and smoothing pay, too.
+    # none where all has to be exact. The step is a guess for photographs. Where numbers are chosen, and the decoder is smooth
+    # enough for cosines, `sparse` pays, and smoothing too; otherwise, if there would be as many components as patches, it pays
+    # that each patch has its own.
     most = 0 if exact.all() else int(np.clip(1e7 / targets.size, *PASSES))
-    codes, decoder = components(codes, decoder, apart=len(targets) <= min(decoder.shape))
     step = 16 * sqrt(max(learned_loss, allowed)) or 1
-    if in_cosines and most:
+    pays = in_cosines and most
+    apart = not pays and len(targets) <= min(decoder.shape)
+    codes, decoder = components(codes, decoder, apart)
+    if pays:
         codes, decoder = sparse(codes, decoder, step)
     options = [0] if exact.any() or not in_cosines else range(SMOOTHINGS)
 

@@ -794,11 +794,15 @@ def test_a_result_that_meets_the_target_is_kept_and_not_called_out_of_reach(prog
 
 
 def test_a_target_that_only_coarser_steps_meet_is_met(program, capsys):
-    """The first try, of a fine step, is above it."""
-    picture = np.uint8([[[0, 9, 250]]])
-    targets, gain = program.cut([picture], 8, 1)
-    codes, decoder, _ = program.train(targets, *program.start(targets, 3, 0), 5, gain=gain)
-    assert psnr([picture], program.decompress(program.compress([picture], codes, decoder, 8, 1, 60))) >= 60
+    """The first try, of a fine step, doesn't meet it."""
+    for seed, shape, width, height, latent_dim in (44, (8, 2), 6, 5, 2), (47, (2, 9, 3), 7, 6, 3):
+        random = np.random.default_rng(seed)
+        random.integers(1, 12, 2)
+        picture = random.integers(0, 256, shape).astype(np.uint8)
+        model = learn(program, [picture], width, height, latent_dim, 50)
+        for target in (70, 90):
+            content = program.compress([picture], *model, width, height, target)
+            assert psnr([picture], program.decompress(content)) >= target
     assert "out of reach" not in capsys.readouterr().out
 
 
@@ -811,3 +815,12 @@ def test_what_is_taken_for_a_target_out_of_reach_is_nearly_all_that_was_learned(
         content = program.compress([picture], codes, decoder, 15, 16, learned + 3)
         assert psnr([picture], program.decompress(content)) > learned - 0.4
     assert capsys.readouterr().out.count("out of reach") == 4
+
+
+def test_small_photographs_are_small_even_with_as_many_numbers_as_patches(program):
+    """A component per patch would take twice the bytes; where all has to stay exact, it takes fewer."""
+    picture = photograph(64, 64)
+    model = learn(program, [picture], 8, 8, 64)
+    exact, lossy = (program.compress([picture], *model, 8, 8, target) for target in (None, 34.0))
+    assert np.array_equal(program.decompress(exact)[0], picture)
+    assert len(exact) <= 1.03 * 3141 and len(lossy) <= 1.03 * 275
