@@ -694,7 +694,6 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     # coarser.
     best = None
     good, bad = -inf, inf
-    tries = []
     while bad - good > 1:
         passes = 1 if quick else most
         if exponent == finest:
@@ -703,20 +702,20 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
         record = Record(*head, 0, exponent, sizes, *numbers)
         record, losses, loss = best_smoothing(record, pictures, options)
         say(f"rounding step {step_of(exponent):.4g}: {quality(loss)}{', a first look' if quick else ''}")
-        tries.append((exponent, loss))
 
         # The aim is a little below what is allowed; more so for one pass, which leaves less loss than all passes will.
         if quick:
-            way = distance(tries, 0.95 * allowed)
+            way = distance(loss, 0.95 * allowed)
             quick = quick - 1 if abs(way) > STEPS // 8 and not PRESSES else 0
             exponent = max(finest, exponent + way)
             continue
 
-        if out_of_reach and len(tries) == 1:
+        if out_of_reach:
             allowed = max(asked, 1.06 * loss)
+            out_of_reach = False
         if loss <= asked:  # a target that was met once isn't out of reach
             allowed = asked
-        way = distance(tries, 0.985 * allowed)
+        way = distance(loss, 0.985 * allowed)
         if exponent == finest or loss <= allowed and not losses[exact].any():
             best = record, loss
             good = exponent
@@ -754,17 +753,10 @@ def best_smoothing(record, pictures, options):
     return best
 
 
-def distance(tries, aim):
-    """How many exponents to go from the last of some tries, (exponent, loss), for a loss of `aim`; at most two octaves."""
-    # The logarithm of the loss is extrapolated from the last try that is far enough away. Otherwise, as measured on
-    # photographs, half the loss takes some 0.8 halvings of the step. The small numbers are for losses of 0.
-    exponent, loss = tries[-1]
-    slope = 1.25
-    for other, other_loss in tries:
-        if abs(exponent - other) >= 8:
-            halvings = log2((other_loss + 1e-15) / (loss + 1e-15))
-            slope = abs(STEPS * halvings / (exponent - other))
-    octaves = log2((aim + 1e-12) / (loss + 1e-15)) / np.clip(slope, 1 / 16, 3)
+def distance(loss, aim):
+    """How many exponents lie between a loss and a loss of `aim`, about; at most two octaves."""
+    # As measured on photographs, the loss grows about as step^1.5. The small numbers are for losses of 0.
+    octaves = log2((aim + 1e-12) / (loss + 1e-15)) / 1.5
     return round(STEPS * np.clip(octaves, -2, 2))
 
 
@@ -838,7 +830,7 @@ def mean_squares(pictures, decoded):
 # one for each of four models, which have a chance for each context. The chances are mixed as in PAQ (Mahoney 2005): the logit
 # of the result is a weighted sum of their logits, and the weights are learned, too.
 
-VERSION = 4  # of the layout of the file
+VERSION = 5  # of the layout of the file
 MOST_SAMPLES, MOST_PICTURES = 2**28, 2**16  # that a file may hold
 LARGEST_BASIS = 256  # longest side of patches whose decoder is expressed in cosines
 LEAST = np.array([VERSION, 0, 1, 1, 0, 0, 0, -64 * STEPS, 0, 1])  # of the numbers in the head
@@ -1061,13 +1053,12 @@ def transfer_record(coder, record=None):
     samples = width * height * channels
     grids = patch_grids(shapes.tolist(), width, height)
     patches = sum(rows * columns for rows, columns in grids)
-    too_much = "the file announces more than it can hold"
-    if shapes.min() < 1 or patches * samples > MOST_SAMPLES or in_cosines and max(width, height) > LARGEST_BASIS:
-        raise ValueError(too_much)
     # A number takes 1/2048 of a bit at least, since no chance is above 1 - 1/2048.
     numbers = count * (patches + samples)
-    if count > min(patches, samples) or numbers > 2**14 * len(coder[1]):
-        raise ValueError(too_much)
+    too_many = patches * samples > MOST_SAMPLES or numbers > 2**14 * len(coder[1])
+    too_large = count > min(patches, samples) or in_cosines and max(width, height) > LARGEST_BASIS
+    if shapes.min() < 1 or too_many or too_large:
+        raise ValueError("the file announces more than it can hold")
 
     planes = [(rows, columns, count) for rows, columns in grids]
     codes = transfer(coder, CODES, planes, record and record.codes.T)
@@ -1231,7 +1222,7 @@ def lap(picture, width, height, matrix):
         rights += changes
 
 
-AROUND = 2  # neighbours as far as this, along both axes, are averaged
+AROUND = 3  # neighbours as far as this, along both axes, are averaged
 
 
 @njit(parallel=True, fastmath=True, error_model="numpy")
@@ -1240,7 +1231,7 @@ def average_alike(padded, averages, scale):
 
     Threads share out the lines.
 
-    padded    float32 (channels, height + 6, width + 6): a picture with margins of AROUND + 1
+    padded    float32 (channels, height + 8, width + 8): a picture with margins of AROUND + 1
     averages  float32 (channels, height, width), overwritten
     scale     float32: 1 / the sum of squared differences of surroundings from which a neighbour doesn't count
     """
@@ -1421,10 +1412,8 @@ def check(name, value):
 def check_targets(targets):
     """Targets as float32, if they can be trained on."""
     targets = np.asarray(targets, float32)
-    if targets.ndim != 2 or targets.size == 0:
-        raise Refused("targets have to be a matrix")
-    if not 0 <= targets.min() <= targets.max() <= 1:
-        raise Refused("targets have to lie between 0 and 1")
+    if targets.ndim != 2 or targets.size == 0 or not 0 <= targets.min() <= targets.max() <= 1:
+        raise Refused("targets have to be a matrix of numbers from 0 to 1")
     return targets
 
 
@@ -1433,11 +1422,11 @@ def check_model(targets, codes, decoder):
     targets = check_targets(targets)
     codes = np.asarray(codes, float32)
     decoder = np.asarray(decoder, float32)
-    if codes.ndim != 2 or decoder.ndim != 2 or codes.shape[1] != len(decoder):
-        raise Refused("codes and decoder have to be matrices that fit together")
-    if targets.shape != (len(codes), decoder.shape[1]):
+    patches, samples = targets.shape
+    rows = codes.size // patches
+    if codes.shape != (patches, rows) or decoder.shape != (rows, samples):
         raise Refused("targets, codes and decoder have to fit together")
-    if len(decoder) < 2 or np.any(codes[:, -1] != 1):
+    if rows < 2 or np.any(codes[:, -1] != 1):
         raise Refused("codes have to have a 1 at their ends, behind one number at least")
     if not (abs(codes).max() < 1e6 and abs(decoder).max() < 1e6):
         raise Refused("codes and decoder have to be finite, and below a million")

@@ -215,7 +215,7 @@ def test_what_cannot_be_used_is_a_value_error_that_names_what_is_wanted(program)
     def compressed(pictures, width, height, *rest):
         return lambda: program.compress(pictures, codes, decoder, width, height, *rest)
 
-    cases = [("targets have to lie between 0 and 1", lambda bad=bad: program.train(bad, codes, decoder, 1))
+    cases = [("targets have to be a matrix of numbers from 0 to 1", lambda bad=bad: program.train(bad, codes, decoder, 1))
              for bad in (255 * targets, -targets, put(targets, (2, 3), np.nan), put(targets, (2, 3), 1.001))]
     cases += [("targets", lambda n=n: program.train(targets[:n], codes[:n], decoder[:, n:], 1))
               for n in (0, 4)]
