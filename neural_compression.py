@@ -261,7 +261,9 @@ def tiled(array, size, fill):
 def with_moments(vectors, learned, size):
     """Vectors (rows, count) cut into tiles, and Adam's two moments of them; the rows from `learned` on stay."""
     tiles = tiled(vectors, size, 0)
-    return tiles, aligned_zeros(len(tiles), learned, size), aligned_zeros(len(tiles), 1, size)
+    mean = aligned_zeros(len(tiles), learned, size)
+    square = aligned_zeros(len(tiles), 1, size)
+    return tiles, mean, square
 
 
 def start(targets, latent_dim, seed):
@@ -285,16 +287,14 @@ def start(targets, latent_dim, seed):
         clipped = np.clip(np.float64(targets), 0.02, 0.98)
         logits = np.log(clipped / (1 - clipped))
         logits -= logits.mean(axis=0)
-        if patches <= samples:
-            axes = eigh(logits @ logits.T)[1]
-            codes = axes[:, -latent_dim:]
-        else:
-            axes = eigh(logits.T @ logits)[1]
-            codes = logits @ axes[:, -latent_dim:]
+        long = logits if patches > samples else logits.T
+        axes = eigh(long.T @ long)[1][:, -latent_dim:]
+        codes = logits @ axes if patches > samples else axes
         # The numbers get a mean square of 1, like the 1 behind them, and a little noise, so that all of them learn.
         codes = codes * (sqrt(patches) / np.maximum(norm(codes, axis=0), 1e-3))
         codes += 0.01 * np.random.default_rng(seed).standard_normal(codes.shape)
-    return np.insert(codes, latent_dim, 1, axis=1), np.zeros((latent_dim + 1, samples))
+    codes = np.insert(codes, latent_dim, 1, axis=1)
+    return codes, np.zeros((latent_dim + 1, samples))
 
 
 def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10, gain=1.0):
@@ -390,8 +390,7 @@ def log_epoch(losses, epochs, log_every, seconds):
 #     logits = step * (codes / |codes|).T @ turn_back(decoder, bases)
 #
 # The rows of the decoder have a length of 1 at first, and get that of the codes, |codes|, before they are rounded. So 1 more
-# in a code and 1 more in the decoder add about as much to the squared error of the logits: about step^2. If each patch has a
-# component of its own, its code cancels out, and the decoder is the logits in steps.
+# in a code and 1 more in the decoder add about as much to the squared error of the logits: about step^2.
 
 STEPS = 64  # rounding steps to choose from, per factor of two: a step is 2^(exponent / STEPS)
 PRICE = 0.15  # squared error allowed per bit saved; 1 is what a number wrong by 1 adds (`tests/quality.py rounding`)
@@ -409,15 +408,13 @@ def components(codes, decoder, apart):
     """
     decoder = np.float64(decoder)
     if apart:
-        # A row of the decoder is the logits of one patch / OWN_CODE, so what repeats in a picture repeats in the file. Logits
-        # beyond -8 and 8 are black or white in 8 bits. OWN_CODE cancels out, but it has to be above 8, so that the code doesn't
-        # round to 0 before the decoder does.
+        # A row of the decoder is the logits of one patch, so what repeats in it repeats in the file. Logits beyond -8 and 8 are
+        # black or white in 8 bits. OWN_CODE is above 8, so that the code doesn't round to 0 before the decoder does.
         logits = np.clip(codes @ decoder, -8, 8)
         return OWN_CODE * np.eye(len(codes), dtype=float32), logits / OWN_CODE
 
-    # Otherwise components are those of the singular value decomposition of the logits, so that most of the bits are in few of
-    # them. Its right singular vectors, the rows of the decoder, depend on the codes only through codes.T @ codes. So the
-    # decomposition is that of a small matrix, with `root` in the place of the codes: root.T @ root = codes.T @ codes.
+    # Otherwise components are those of the singular value decomposition of the logits. Its right singular vectors, the rows of
+    # the decoder, depend on the codes only through codes.T @ codes = root.T @ root, so a small matrix is decomposed.
     root = qr(np.float64(codes), mode="r")
     rows = svd(root @ decoder, full_matrices=False)[2]
     return float32(rows @ decoder.T) @ codes.T, rows
@@ -461,9 +458,8 @@ def choose(codes, decoder, step, passes, targets, bases):
     codes = np.rint(codes)
     codes, decoder = without_zeros(codes, round_decoder(decoder * lengths, bases))
 
-    # To the squared error of the outputs, 1 more adds about step^2 times the mean square of the sigmoid's slope, here that
-    # at the targets. PRICE times as much is allowed per bit saved. The 1e-4 is for pictures in black and white, which have
-    # no slope.
+    # To the squared error of the outputs, 1 more adds about step^2 times the mean square of the sigmoid's slope. PRICE times
+    # as much is allowed per bit saved. The 1e-4 is for pictures in black and white, which have no slope.
     some = targets[:: thinning(codes)]
     slopes = some - some**2
     price = PRICE * step**2 * np.mean(slopes**2 + 1e-4)
@@ -471,10 +467,10 @@ def choose(codes, decoder, step, passes, targets, bases):
     for _ in range(passes):
         # The codes move, while logits = step * codes.T @ per_length: so the decoder stays, even though lengths change.
         per_length = turn_back(decoder, bases) / row_lengths(codes)
-        move(codes, np.ascontiguousarray(step * per_length, float32), targets, bit_costs(codes, price))
+        units = np.ascontiguousarray(step * per_length, float32)
+        move(codes, units, targets, bit_costs(codes, price))
 
-        # Then the decoder is fitted to these codes, whose lengths have changed, at no cost: it moves in eighths, since
-        # `round_decoder` rounds once more, perhaps in cosines.
+        # Then the decoder is fitted to these codes, at no cost: it moves in eighths, since it is rounded once more.
         lengths = row_lengths(codes)
         eighths = np.ascontiguousarray(np.rint(8 * per_length * lengths), float32)
         units = float32(step / 8 / lengths) * codes[:, :: thinning(codes)]
@@ -507,8 +503,7 @@ def row_lengths(numbers):
 
 def bit_costs(numbers, price):
     """What it costs if the absolute value of a whole number in a row grows by 1, float32 (rows)."""
-    # If absolute values have a geometric distribution with the mean of their row, m, one that is larger by 1 takes
-    # log2(1 + 1 / m) bits more.
+    # In a geometric distribution with the mean of the row, m, a value that is larger by 1 takes log2(1 + 1 / m) bits more.
     means = np.mean(abs(numbers), axis=1)
     return float32(price * np.log2(1 + 1 / means))
 
@@ -518,9 +513,8 @@ def move_vector(i, numbers, units, targets, costs):
     """Move the whole numbers of column i where squared error and cost are least: see `move`."""
     rows, others = units.shape
     logits = np.zeros(others, float32)
-    errors = np.empty(others, float32)
-    slopes = np.empty(others, float32)
-    moved_errors = np.empty(others, float32)
+    outputs = np.empty(others, float32)
+    moved = np.empty(others, float32)
     for k in range(rows):
         for n in range(others):
             logits[n] += numbers[k, i] * units[k, n]
@@ -528,8 +522,7 @@ def move_vector(i, numbers, units, targets, costs):
     for n in range(others):
         output = sigmoid(logits[n])
         error = output - targets[i, n]
-        errors[n] = error
-        slopes[n] = output - output * output
+        outputs[n] = output
         square += error * error
 
     for k in range(rows):
@@ -539,8 +532,9 @@ def move_vector(i, numbers, units, targets, costs):
         gradient = float32(0)
         curvature = float32(1e-9)
         for n in range(others):
-            slope = slopes[n] * units[k, n]
-            gradient += errors[n] * slope
+            output = outputs[n]
+            slope = (output - output * output) * units[k, n]
+            gradient += (output - targets[i, n]) * slope
             curvature += slope * slope
         number = numbers[k, i]
         cost = costs[k]
@@ -557,7 +551,7 @@ def move_vector(i, numbers, units, targets, costs):
         for n in range(others):
             output = sigmoid(logits[n] + change * units[k, n])
             error = output - targets[i, n]
-            moved_errors[n] = error
+            moved[n] = output
             moved_square += error * error
         growth = abs(proposed) - abs(number)
         if moved_square + cost * growth < square:
@@ -565,9 +559,7 @@ def move_vector(i, numbers, units, targets, costs):
             square = moved_square
             for n in range(others):
                 logits[n] += change * units[k, n]
-                errors[n] = moved_errors[n]
-                output = errors[n] + targets[i, n]
-                slopes[n] = output - output * output
+                outputs[n] = moved[n]
 
 
 @njit(parallel=True, fastmath=True, error_model="numpy")
@@ -658,15 +650,14 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     losses, learned_loss = mean_squares(pictures, map(to_levels, learned))
     say(f"before rounding: {quality(learned_loss)}")
     asked = 1.01 * learned_loss if target_psnr is None else 10 ** (-float(target_psnr) / 10)
-    allowed = asked
     exact = (losses == 0) & (asked <= 1.01 * learned_loss)
 
-    # More passes of choosing make smaller files; large pictures get fewer of them. Choosing trades error for bits, so there is
-    # none where all has to be exact. The step is a guess for photographs. Where numbers are chosen, and the decoder is smooth
-    # enough for cosines, `sparse` pays, and smoothing too; otherwise, if there would be as many components as patches, it pays
-    # that each patch has its own.
-    most = 0 if exact.all() else int(np.clip(1e7 / targets.size, *PASSES))
-    step = 16 * sqrt(max(learned_loss, allowed)) or 1
+    # Large pictures get fewer passes of choosing, which trades error for bits, so there is none where all has to be exact. The
+    # step is a guess for photographs. Where numbers are chosen, and the decoder is smooth enough for cosines, `sparse` pays;
+    # otherwise, if there would be as many components as patches, it pays that each patch has its own.
+    passes = np.clip(1e7 / targets.size, *PASSES)
+    most = 0 if exact.all() else int(passes)
+    step = 16 * sqrt(max(learned_loss, asked)) or 1
     pays = in_cosines and most
     apart = not pays and len(targets) <= min(decoder.shape)
     codes, decoder = components(codes, decoder, apart)
@@ -675,11 +666,13 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     options = [0] if exact.any() or not in_cosines else range(SMOOTHINGS)
 
     # Up to four tries of one pass come first, and only say where to go on. If the target may be out of reach, the first try has
-    # all passes and a fine step instead: what it reaches, nearly, is asked of the others.
+    # all passes and a fine step instead, and others have to be nearly as good as the best.
     out_of_reach = learned_loss > asked
     quick = 0 if out_of_reach or not most else 4
+    allowed = asked
     stride = 1
     if out_of_reach:
+        allowed = inf
         step /= 64
         stride = 2 * STEPS
     # At the finest step, the longest row of codes is 2^22 steps long: float32 holds such whole numbers. It is the last
@@ -706,15 +699,13 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
         # The aim is a little below what is allowed; more so for one pass, which leaves less loss than all passes will.
         if quick:
             way = distance(loss, 0.95 * allowed)
-            quick = quick - 1 if abs(way) > STEPS // 8 and not PRESSES else 0
+            is_near = abs(way) <= STEPS // 8
+            quick = 0 if is_near or PRESSES else quick - 1
             exponent = max(finest, exponent + way)
             continue
 
-        if out_of_reach:
-            allowed = max(asked, 1.06 * loss)
-            out_of_reach = False
-        if loss <= asked:  # a target that was met once isn't out of reach
-            allowed = asked
+        enough = asked if loss <= asked else 1.06 * loss
+        allowed = min(allowed, enough)
         way = distance(loss, 0.985 * allowed)
         if exponent == finest or loss <= allowed and not losses[exact].any():
             best = record, loss
@@ -774,7 +765,8 @@ def decode_roughly(record):
     """Pictures, float32, of a record, before they are smoothed."""
     bases = patch_bases(record.width, record.height, record.colour) if record.cosines else None
     codes = float32(record.codes)
-    per_length = turn_back(record.decoder, bases) * (step_of(record.exponent) / row_lengths(codes))
+    scale = step_of(record.exponent) / row_lengths(codes)
+    per_length = turn_back(record.decoder, bases) * scale
     logits = codes.T @ float32(per_length)
     shapes = [(*shape, *record.colour * [3]) for shape in record.shapes]
     return assemble(logits, shapes, record.width, record.height, record.lapped)
@@ -808,7 +800,8 @@ def mean_squares(pictures, decoded):
     for picture, output in zip(pictures, decoded):
         error = np.subtract(picture, output, dtype=float32)
         losses.append(np.mean(error**2, dtype=float) / 255**2)
-    return np.array(losses), np.average(losses, weights=[picture.size for picture in pictures])
+    sizes = [picture.size for picture in pictures]
+    return np.array(losses), np.average(losses, weights=sizes)
 
 
 # ---------------------------------------------------------------------------------------------- the file
@@ -821,8 +814,7 @@ def mean_squares(pictures, decoded):
 #     codes      for each picture, the rows and columns of its patches: (rows, columns, components)
 #     decoder    for each component: (height, width, channels)
 #
-# All of them are written by `transfer`, in three groups: head and shapes, codes, and decoder. Behind the end of the file, zeros
-# are read.
+# They are written in three groups: head and shapes, codes, and decoder. Behind the end of the file, zeros are read.
 #
 # The coder is a binary range coder with adaptive chances (Martin 1979), in integers only, so that it decodes alike on every
 # machine. One function serves both directions: the decoder knows the same as the encoder when a bit comes, so both learn the
@@ -840,9 +832,8 @@ LOW, HIGH, VALUE, PLACE, DECODING = range(5)  # places in the state of the coder
 LENGTHS = 32  # numbers have fewer bits than that
 DIGIT, SIGN = np.int64([LENGTHS, LENGTHS + 1])  # kinds of bits; lower ones are the places in a length
 CONTEXTS = 65521  # chances per model; a prime, since contexts are taken modulo this
-# The logits, in 1/256, of chances from 1/8192 to 8191/8192, and the chances, in 1/65536, of logits from -1920 to 1920. Before
-# rounding, none of them is so near to a half that mathematics libraries could round it to different numbers; a test checks
-# this.
+# The logits, in 1/256, of chances from 1/8192 to 8191/8192, and the chances, in 1/65536, of logits from -1920 to 1920. None is
+# so near to a half before it is rounded that mathematics libraries could differ: a test checks this.
 LOGITS = np.int64(np.rint(-256 * np.log(4096 / (np.arange(4096) + 0.5) - 1)))
 CHANCES = np.int64(np.rint(65536 / (1 + np.exp(np.arange(1920, -1921, -1) / 256))))
 
@@ -942,7 +933,8 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
                 above = numbers[place - row_size] if row else 0
                 corner = numbers[place - row_size - count] if row and column else 0
                 above_right = numbers[place - row_size + count] if row and column + 1 < columns else 0
-                median = max(min(left, above), min(max(left, above), left + above - corner))
+                planar = left + above - corner
+                median = max(min(left, above), min(max(left, above), planar))
                 base = median if gains[k] > 0 else 0
                 left -= base
                 above -= base
@@ -950,16 +942,14 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
                 near += abs(corner - base) + abs(above_right - base)
                 number = numbers[place] - base
                 size = abs(number)
-                # The number `back` places ago is guessed to come again. It is trusted the more, the longer the streak: see the
-                # end.
+                # The number `back` places ago is guessed to come again, and trusted the more, the longer the streak: see below.
                 guess = numbers[place - back] - base if back <= place else 0
                 trust = 2 * min(streak, 15)
                 plane = 256 * group + k
 
                 # Contexts of a length: the neighbours, and how many planes before had a number other than 0; the sizes in all
-                # planes near by and here, and in the planes before, in the same context for many planes; the sizes in this
-                # plane near by; and what is guessed, with how often that was right. Contexts may collide: that costs bits,
-                # and no more.
+                # planes near by and here, and in the planes before, in one context for many planes; the sizes in this plane
+                # near by; and what is guessed, with how often that was right. Contexts may collide: that only costs bits.
                 neighbours = 4 * min(abs(left), 3) + min(abs(above), 3)
                 contexts[0] = (16 * plane + neighbours) * 8 + min(used, 7)
                 sizes = 32 * bit_length(totals_near + total) + bit_length(before)
@@ -968,7 +958,8 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
                 length = np.int64(0)
                 while length < LENGTHS - 1:
                     contexts[3] = trust + int(abs(guess) >> length > 0)
-                    if not transfer_bit(state, stream, chances, weights, contexts, length, int(size >> length > 0)):
+                    longer = int(size >> length > 0)
+                    if not transfer_bit(state, stream, chances, weights, contexts, length, longer):
                         break
                     length += 1
 
@@ -1063,14 +1054,14 @@ def transfer_record(coder, record=None):
     planes = [(rows, columns, count) for rows, columns in grids]
     codes = transfer(coder, CODES, planes, record and record.codes.T)
     codes = codes.reshape(patches, count).T
-    decoder = transfer(coder, DECODER, count * [(height, width, channels)], record and record.decoder)
+    planes = count * [(height, width, channels)]
+    decoder = transfer(coder, DECODER, planes, record and record.decoder)
     return Record(*head, shapes, codes, decoder.reshape(count, samples))
 
 
 def pack(record):
     """The bytes of a file."""
-    # Here is room for 80 bytes per number, of at most 62 decisions; most decisions take less than a bit, and few more than 10.
-    # What isn't used takes no memory.
+    # Room for 80 bytes per number, of at most 62 decisions, few of which take more than 10 bits. Unused, it takes no memory.
     numbers = 10 + record.shapes.size + record.codes.size + record.decoder.size
     coder = fresh_coder(np.zeros(80 * numbers, np.uint8), 0, 0xFFFFFFFF, 0, 0, 0)
     transfer_record(coder, record)
@@ -1209,6 +1200,7 @@ def lap(picture, width, height, matrix):
     the border outwards, d becomes matrix @ d, while their sums stay. Patches are rounded apart from each other, so steps would
     show at their borders; once lapping is undone, the errors of a patch fade out across its borders instead.
     """
+    half = float32(matrix - np.eye(REACH)) / 2
     for axis, size in enumerate((height, width)):
         lines = picture.swapaxes(0, axis)
         if len(lines) < 2 * REACH:
@@ -1217,7 +1209,7 @@ def lap(picture, width, height, matrix):
         beside = sliding_window_view(lines, 2 * REACH, axis=0, writeable=True)[size - REACH :: size]
         lefts = beside[..., REACH - 1 :: -1]
         rights = beside[..., REACH:]
-        changes = np.einsum("ij,...j->...i", float32(matrix - np.eye(REACH)) / 2, rights - lefts)
+        changes = np.einsum("ij,...j->...i", half, rights - lefts)
         lefts -= changes
         rights += changes
 
@@ -1322,7 +1314,8 @@ def cut(pictures, width, height):
     # Patches lap over if they have room, and neighbours, and gain by it. Undoing this multiplies squared errors by STRETCH^2,
     # and those of 2 * REACH pixels of each row and column by 0.85: sums keep their errors, and those of differences are
     # divided by 1.2^2.
-    lapped = count > len(pictures) and min(width, height) >= 2 * REACH and not few_levels(pictures)
+    have_room = count > len(pictures) and min(width, height) >= 2 * REACH
+    lapped = have_room and not few_levels(pictures)
     gain = 1.0
     for size in (width, height) if lapped else ():
         gain *= STRETCH * (1 - 0.15 * 2 * REACH / size)
@@ -1447,6 +1440,7 @@ def check_constants():
 def load_pictures(images, width, height, folder):
     """Names and pictures of what IMAGES holds; patterns are width x height, and folder is for the results."""
     names = []
+    place = os.path.realpath(folder)
     for name in images:
         if name in PATTERNS:
             names.append(name)
@@ -1454,11 +1448,12 @@ def load_pictures(images, width, height, folder):
         path = os.path.join(HERE, os.path.expanduser(name))
         found = [path]
         if not os.path.isfile(path):
-            found = sorted(filter(os.path.isfile, glob(escape(path).replace("[*]", "*"))))
+            pattern = escape(path).replace("[*]", "*")
+            found = sorted(filter(os.path.isfile, glob(pattern)))
         if not found:
             raise Refused(f"IMAGES: {path} matches no file, and {name} none of the patterns {', '.join(PATTERNS)}")
         for path in found:
-            if os.path.dirname(os.path.realpath(path)) == os.path.realpath(folder):
+            if os.path.dirname(os.path.realpath(path)) == place:
                 raise Refused(f"IMAGES: {path} lies in OUTPUT_DIR, where results are replaced: copy it to another folder")
         names += found
 
@@ -1600,7 +1595,8 @@ def stamp():
 
 def machine_code(name):
     """The files in which numba keeps machine code of this name."""
-    return list(HERE.glob(f"__pycache__/{escape(Path(__file__).stem)}.*-{name}*.nb[ci]"))
+    stem = escape(Path(__file__).stem)
+    return list(HERE.glob(f"__pycache__/{stem}.*-{name}*.nb[ci]"))
 
 
 def load_kernels():

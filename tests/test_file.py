@@ -793,17 +793,24 @@ def test_a_result_that_meets_the_target_is_kept_and_not_called_out_of_reach(prog
     assert ("out of reach" in capsys.readouterr().out) != met
 
 
-def test_a_target_that_only_coarser_steps_meet_is_met(program, capsys):
-    """The first try, of a fine step, doesn't meet it."""
-    for seed, shape, width, height, latent_dim in (44, (8, 2), 6, 5, 2), (47, (2, 9, 3), 7, 6, 3):
+def test_what_is_taken_meets_the_target_if_any_try_did_or_is_the_best_that_was_found(program, capsys):
+    """Noise in few samples: steps are so coarse that fine ones can be worse, and the first try misses what others meet."""
+    later = 0
+    for seed in range(10):
         random = np.random.default_rng(seed)
-        random.integers(1, 12, 2)
+        width, height = map(int, random.integers(1, 12, 2))
+        shape = ((8, 2), (2, 9, 3), (7, 11), (12, 5))[seed % 4]
         picture = random.integers(0, 256, shape).astype(np.uint8)
-        model = learn(program, [picture], width, height, latent_dim, 50)
-        for target in (70, 90):
-            content = program.compress([picture], *model, width, height, target)
-            assert psnr([picture], program.decompress(content)) >= target
-    assert "out of reach" not in capsys.readouterr().out
+        model = learn(program, [picture], width, height, 1 + seed % 4, 50)
+        for target in (50, 70):
+            capsys.readouterr()
+            reached = psnr([picture], program.decompress(program.compress([picture], *model, width, height, target)))
+            lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("rounding step")]
+            words = [line.split(": ")[1] for line in lines[:-1] if not line.endswith("first look")]
+            tries = [np.inf if word == "exact" else float(word.split()[1]) for word in words]
+            assert reached >= min(target, max(tries) - 0.3)
+            later += len(words) == len(lines) - 1 and tries[0] < target <= reached
+    assert later > 0
 
 
 def test_what_is_taken_for_a_target_out_of_reach_is_nearly_all_that_was_learned(program, capsys):
