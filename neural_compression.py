@@ -215,7 +215,7 @@ def train_epoch(long, mean, square, short_vectors, short_mean, short_square, tar
 
     long, mean, square  float32 (tiles, ...): the long side, see `with_moments`
     short_vectors, ...  the same of the short side, in one tile, whose size is a multiple of 4
-    targets             float32 (tiles, vectors of the short side, TILE); vectors that fill up are 0, and so is their delta
+    targets             float32 (tiles, vectors of the short side, TILE); for what fills up, see `train`
     rooms               float32 (threads, rows + 4, TILE), overwritten: the gradient of a tile, then delta
     gradients, errors   float32 (tiles, rows + 2, size of the short side) and (tiles), overwritten
     rates, share        see `adam`; a rate for each side
@@ -313,7 +313,7 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10, gain
     epochs, log_every = int(epochs), int(log_every)
     load_kernels()
 
-    # Where all is nearly middle grey, logits have only a little way to go: steps are small, so that few epochs suffice.
+    # Where all is nearly middle grey, logits have only a little way to go: larger steps would go too far.
     patches, samples = targets.shape
     rows = len(decoder)
     contrast = sqrt(np.mean((targets - 0.5) ** 2, dtype=float))
@@ -359,7 +359,7 @@ def train(targets, codes, decoder, epochs, learning_rate=1.0, log_every=10, gain
                 say(f"Ctrl-C: training ends after epoch {epoch + 1}")
                 break
     except KeyboardInterrupt:
-        if PRESSES or not losses:  # a second press ends the program, or a first one before anything is learned
+        if PRESSES or not losses:  # a second press in the program; in a notebook, one before anything is learned
             raise
     # The vectors of a side are its first array, in tiles.
     vectors = [np.concatenate(side[0], axis=1) for side in (long_side, short_side)]
@@ -389,8 +389,8 @@ def log_epoch(losses, epochs, log_every, seconds):
 #
 #     logits = step * (codes / |codes|).T @ turn_back(decoder, bases)
 #
-# The rows of the decoder have a length of 1 at first, and get that of the codes, |codes|, before they are rounded. So 1 more
-# in a code and 1 more in the decoder add about as much to the squared error of the logits: about step^2.
+# The rows of the decoder have a length of 1 at first, unless each patch has its own, and get that of the codes, |codes|, before
+# they are rounded. So 1 more in a code and 1 more in the decoder add about as much to the logits' squared error: step^2.
 
 STEPS = 64  # rounding steps to choose from, per factor of two: a step is 2^(exponent / STEPS)
 PRICE = 0.15  # squared error allowed per bit saved; 1 is what a number wrong by 1 adds (`tests/quality.py rounding`)
@@ -448,9 +448,9 @@ def step_of(exponent):
 
 
 def choose(codes, decoder, step, passes, targets, bases):
-    """Whole numbers in the place of codes and decoder, int64 in the same layout, chosen by what they cost in so many passes.
+    """Whole numbers in the place of codes and decoder, int64 in the same layout, improved by what they cost in so many passes.
 
-    Components that only have zeros are left out.
+    Components that add nothing are left out.
     """
     # First both are rounded. As the whole codes still point nearly where the codes did, this decoder suits them.
     codes = codes / float32(step)
@@ -510,7 +510,7 @@ def bit_costs(numbers, price):
 
 @njit(forceinline=True, fastmath=True, error_model="numpy")
 def move_vector(i, numbers, units, targets, costs):
-    """Move the whole numbers of column i where squared error and cost are least: see `move`."""
+    """Move the whole numbers of column i: see `move`."""
     rows, others = units.shape
     logits = np.zeros(others, float32)
     outputs = np.empty(others, float32)
@@ -564,7 +564,7 @@ def move_vector(i, numbers, units, targets, costs):
 
 @njit(parallel=True, fastmath=True, error_model="numpy")
 def move(numbers, units, targets, costs):
-    """Move whole numbers where squared error and cost are least, in place. Threads share the vectors.
+    """Move whole numbers, one at a time, to where squared error and cost are least, in place. Threads share the vectors.
 
     numbers  float32 (rows, count): a vector in each column
     units    float32 (rows, others): what logits get if a number grows by 1, so numbers.T @ units are the logits
@@ -635,7 +635,7 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     check("target_psnr", target_psnr)
     load_kernels()
 
-    # What the decoder has to know is a number in the file: see `Record`.
+    # What `decompress` has to know is a number in the file: see `Record`.
     colour = int(pictures[0].ndim == 3)
     lapped = int(gain != 1)  # `cut` returns 1 if patches are plain
     are_cut = len(targets) > len(pictures)
@@ -665,8 +665,8 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
         codes, decoder = sparse(codes, decoder, step)
     options = [0] if exact.any() or not in_cosines else range(SMOOTHINGS)
 
-    # Up to four tries of one pass come first, and only say where to go on. If the target may be out of reach, the first try has
-    # all passes and a fine step instead, and others have to be nearly as good as the best.
+    # If numbers are chosen, up to four tries of one pass come first, and only say where to go on. If the target may be out of
+    # reach, the first try has all passes and a fine step instead, and others have to be nearly as good as the best.
     out_of_reach = learned_loss > asked
     quick = 0 if out_of_reach or not most else 4
     allowed = asked
@@ -683,8 +683,7 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
 
     # `good` is the coarsest exponent that has passed, `bad` the finest that has failed; nothing between them has been tried
     # with all passes. What is kept in `best` has passed. `way` is how far to go, coarser if above 0, and `stride` how far at
-    # least. A try that passes with nearly all of the loss that is allowed ends the search, or with nothing left to make
-    # coarser.
+    # least. The search ends when a try passes with nearly all of the loss that is allowed, or without any component.
     best = None
     good, bad = -inf, inf
     while bad - good > 1:
@@ -696,7 +695,7 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
         record, losses, loss = best_smoothing(record, pictures, options)
         say(f"rounding step {step_of(exponent):.4g}: {quality(loss)}{', a first look' if quick else ''}")
 
-        # The aim is a little below what is allowed; more so for one pass, which leaves less loss than all passes will.
+        # The aim is a little below what is allowed; more so for one pass: at the same step, it leaves less loss than all.
         if quick:
             way = distance(loss, 0.95 * allowed)
             is_near = abs(way) <= STEPS // 8
@@ -911,7 +910,7 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
     A number is written as its length in bits, in unary; then its digits below the first; then its sign. What is written is its
     difference from a base: the median of left, above, and left + above - corner, if such differences were smaller so far in its
     plane, otherwise 0. Outside of the plane, all is 0. When numbers are read, they are 0 at first, and the bits given to
-    `transfer_bit` are ignored. Chances and weights go on from array to array, and so does what was found in `numbers`; all else
+    `transfer_bit` are ignored. Chances and weights go on from array to array, and what was found in `numbers`, too; all else
     begins anew.
     """
     # np.int64 in the place of plain numbers saves numba from compiling functions once more for each of them.
@@ -947,9 +946,9 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
                 trust = 2 * min(streak, 15)
                 plane = 256 * group + k
 
-                # Contexts of a length: the neighbours, and how many planes before had a number other than 0; the sizes in all
-                # planes near by and here, and in the planes before, in one context for many planes; the sizes in this plane
-                # near by; and what is guessed, with how often that was right. Contexts may collide: that only costs bits.
+                # Contexts of a length: 0, the neighbours, with how many planes before had a size other than 0; 1, the sizes in
+                # all planes near by and here, with those of the planes before, in one context for many planes; 2, the sizes in
+                # this plane near by; 3, the guess, with how often that was right. Contexts may collide: that only costs bits.
                 neighbours = 4 * min(abs(left), 3) + min(abs(above), 3)
                 contexts[0] = (16 * plane + neighbours) * 8 + min(used, 7)
                 sizes = 32 * bit_length(totals_near + total) + bit_length(before)
@@ -1044,7 +1043,7 @@ def transfer_record(coder, record=None):
     samples = width * height * channels
     grids = patch_grids(shapes.tolist(), width, height)
     patches = sum(rows * columns for rows, columns in grids)
-    # A number takes 1/2048 of a bit at least, since no chance is above 1 - 1/2048.
+    # A number takes 1/2048 of a bit at least, since all chances are below 1 - 1/2048.
     numbers = count * (patches + samples)
     too_many = patches * samples > MOST_SAMPLES or numbers > 2**14 * len(coder[1])
     too_large = count > min(patches, samples) or in_cosines and max(width, height) > LARGEST_BASIS
@@ -1558,14 +1557,14 @@ def note_ctrl_c(number, frame):
 
 
 # The variable OPENBLAS_NUM_THREADS comes too late for a NumPy that was imported before this file. Its OpenBLAS, if it came in a
-# wheel, is told so.
+# wheel, is told to use one thread.
 for library in Path(np.__file__).parents[1].glob("numpy.libs/*openblas*"):
     for setter in ("scipy_openblas_set_num_threads64_", "openblas_set_num_threads64_"):
         with suppress(AttributeError, OSError):
             getattr(CDLL(str(library)), setter)(1)
 
 KERNELS = [thing for thing in list(globals().values()) if hasattr(thing, "enable_caching")]
-LOADED = []  # holds something as soon as `load_kernels` was called
+LOADED = []  # holds something from the first call of `load_kernels` on, unless it failed
 
 
 class Locator(InTreeCacheLocator):
