@@ -703,10 +703,12 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
             exponent = max(finest, exponent + way)
             continue
 
-        enough = asked if loss <= asked else 1.06 * loss
-        allowed = min(allowed, enough)
+        keeps_exact = not losses[exact].any()
+        if keeps_exact:
+            enough = asked if loss <= asked else 1.06 * loss
+            allowed = min(allowed, enough)
         way = distance(loss, 0.985 * allowed)
-        if exponent == finest or loss <= allowed and not losses[exact].any():
+        if exponent == finest or loss <= allowed and keeps_exact:
             best = record, loss
             good = exponent
             way = max(way, stride)
@@ -763,7 +765,7 @@ def decompress(content):
 def decode_roughly(record):
     """Pictures, float32, of a record, before they are smoothed."""
     bases = patch_bases(record.width, record.height, record.colour) if record.cosines else None
-    codes = float32(record.codes)
+    codes = np.ascontiguousarray(record.codes, float32)  # in one layout, since the last digits of products depend on it
     scale = step_of(record.exponent) / row_lengths(codes)
     per_length = turn_back(record.decoder, bases) * scale
     logits = codes.T @ float32(per_length)
@@ -779,8 +781,10 @@ def assemble(logits, shapes, width, height, lapped):
     outputs *= STRETCH / 2 if lapped else 1 / 2
     outputs += 0.5
     pictures = join(outputs, shapes, width, height)
-    for picture in pictures if lapped else ():
-        lap(picture, width, height, inv(LAPPING))
+    if lapped:
+        inverse = inv(LAPPING)
+        for picture in pictures:
+            lap(picture, width, height, inverse)
     return pictures
 
 
@@ -1432,7 +1436,7 @@ def check_constants():
     names = IMAGES if isinstance(IMAGES, (tuple, list)) else ()
     if not names or not all(isinstance(name, str) for name in names):
         raise Refused('IMAGES: has to hold names, like ("cat.pgm",), with a comma')
-    if not isinstance(OUTPUT_DIR, str):
+    if not isinstance(OUTPUT_DIR, str) or "\0" in OUTPUT_DIR:
         raise Refused('OUTPUT_DIR: has to be a name, like "outputs"')
 
 
