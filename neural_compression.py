@@ -384,10 +384,9 @@ def log_epoch(losses, epochs, log_every, seconds):
 #
 #     codes      (components, patches), decoder (components, samples): logits = codes.T @ decoder
 #
-# Their whole numbers have the same names and layouts. With |codes| the length of a component's row of whole codes, and with the
-# decoder turned back if it is expressed in cosines:
+# Their whole numbers have the same names and layouts. With |codes| the length of a component's row of whole codes:
 #
-#     logits = step * (codes / |codes|).T @ turn_back(decoder, bases)
+#     logits = step * (codes / |codes|).T @ decoder, which is turned back if it is expressed in cosines
 #
 # The rows of the decoder have a length of 1 at first, unless each patch has its own, and get that of the codes, |codes|, before
 # they are rounded. So 1 more in a code and 1 more in the decoder add about as much to the logits' squared error: step^2.
@@ -395,7 +394,7 @@ def log_epoch(losses, epochs, log_every, seconds):
 STEPS = 64  # rounding steps to choose from, per factor of two: a step is 2^(exponent / STEPS)
 PRICE = 0.15  # squared error allowed per bit saved; 1 is what a number wrong by 1 adds (`tests/quality.py rounding`)
 PASSES = 4, 15  # least and most passes in which `choose` improves the numbers; see `compress` for where there are fewer
-SMOOTHINGS = 4  # strengths of smoothing to choose from; 0 is none
+SMOOTHINGS = 3  # strengths of smoothing to choose from; 0 is none
 ENOUGH_PATCHES = 2**14  # to find what is shared by all: see `thinning`
 OWN_CODE = 16  # code of a patch that has a component of its own
 ZERO_BELOW = 0.8  # cosines of the decoder with absolute values below this become 0 (`tests/quality.py rounding`)
@@ -608,7 +607,7 @@ def turn_back(rows, bases):
 
 
 class Record(NamedTuple):
-    """All that the file holds, in whole numbers."""
+    """All that the file holds, and all that `decompress` has to know, in whole numbers."""
 
     colour: int  # 1 if a pixel has three channels, 0 if one
     width: int  # of a patch, as is the height
@@ -635,7 +634,6 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     check("target_psnr", target_psnr)
     load_kernels()
 
-    # What `decompress` has to know is a number in the file: see `Record`.
     colour = int(pictures[0].ndim == 3)
     lapped = int(gain != 1)  # `cut` returns 1 if patches are plain
     are_cut = len(targets) > len(pictures)
@@ -697,9 +695,8 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
 
         # The aim is a little below what is allowed; more so for one pass: at the same step, it leaves less loss than all.
         if quick:
-            way = distance(loss, 0.95 * allowed)
-            is_near = abs(way) <= STEPS // 8
-            quick = 0 if is_near or PRESSES else quick - 1
+            way = distance(loss, 0.95 * allowed, learned_loss)
+            quick = 0 if abs(way) <= STEPS // 8 or PRESSES else quick - 1
             exponent = max(finest, exponent + way)
             continue
 
@@ -707,7 +704,7 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
         if keeps_exact:
             enough = asked if loss <= asked else 1.06 * loss
             allowed = min(allowed, enough)
-        way = distance(loss, 0.985 * allowed)
+        way = distance(loss, 0.985 * allowed, learned_loss)
         if exponent == finest or loss <= allowed and keeps_exact:
             best = record, loss
             good = exponent
@@ -745,11 +742,12 @@ def best_smoothing(record, pictures, options):
     return best
 
 
-def distance(loss, aim):
+def distance(loss, aim, learned_loss):
     """How many exponents lie between a loss and a loss of `aim`, about; at most two octaves."""
-    # As measured on photographs, the loss grows about as step^1.5. The small numbers are for losses of 0.
-    octaves = log2((aim + 1e-12) / (loss + 1e-15)) / 1.5
-    return round(STEPS * np.clip(octaves, -2, 2))
+    # As measured on photographs, what is added to the learned loss grows about as step^1.5. Small numbers: losses can be 0.
+    added = max(loss - learned_loss, loss / 8) + 1e-15
+    wanted = max(aim - learned_loss, aim / 8) + 1e-12
+    return round(STEPS * np.clip(log2(wanted / added) / 1.5, -2, 2))
 
 
 def decompress(content):
@@ -792,7 +790,7 @@ def finish(pictures, record):
     """Pictures, uint8, of what `decode_roughly` makes of a record."""
     if record.smoothing:
         # The strength that is best grows about as the root of the step (`tests/quality.py smoothing`).
-        strength = 0.04 * 1.5**record.smoothing * sqrt(step_of(record.exponent))
+        strength = 0.05 * 1.5**record.smoothing * sqrt(step_of(record.exponent))
         pictures = [smooth(picture, strength) for picture in pictures]
     return [to_levels(picture) for picture in pictures]
 
@@ -914,8 +912,7 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
     A number is written as its length in bits, in unary; then its digits below the first; then its sign. What is written is its
     difference from a base: the median of left, above, and left + above - corner, if such differences were smaller so far in its
     plane, otherwise 0. Outside of the plane, all is 0. When numbers are read, they are 0 at first, and the bits given to
-    `transfer_bit` are ignored. Chances and weights go on from array to array, and what was found in `numbers`, too; all else
-    begins anew.
+    `transfer_bit` are ignored. Chances, weights and `found` go on from array to array; all else begins anew.
     """
     # np.int64 in the place of plain numbers saves numba from compiling functions once more for each of them.
     row_size = count * columns
