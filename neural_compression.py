@@ -394,7 +394,7 @@ def log_epoch(losses, epochs, log_every, seconds):
 STEPS = 64  # rounding steps to choose from, per factor of two: a step is 2^(exponent / STEPS)
 PRICE = 0.15  # squared error allowed per bit saved; 1 is what a number wrong by 1 adds (`tests/quality.py rounding`)
 PASSES = 4, 15  # least and most passes in which `choose` improves the numbers; see `compress` for where there are fewer
-SMOOTHINGS = 3  # strengths of smoothing to choose from; 0 is none
+SMOOTHINGS = 4  # strengths of smoothing to choose from; 0 is none
 ENOUGH_PATCHES = 2**14  # to find what is shared by all: see `thinning`
 OWN_CODE = 16  # code of a patch that has a component of its own
 ZERO_BELOW = 0.8  # cosines of the decoder with absolute values below this become 0 (`tests/quality.py rounding`)
@@ -790,7 +790,7 @@ def finish(pictures, record):
     """Pictures, uint8, of what `decode_roughly` makes of a record."""
     if record.smoothing:
         # The strength that is best grows about as the root of the step (`tests/quality.py smoothing`).
-        strength = 0.05 * 1.5**record.smoothing * sqrt(step_of(record.exponent))
+        strength = 0.04 * 1.5**record.smoothing * sqrt(step_of(record.exponent))
         pictures = [smooth(picture, strength) for picture in pictures]
     return [to_levels(picture) for picture in pictures]
 
@@ -823,7 +823,7 @@ def mean_squares(pictures, decoded):
 # one for each of four models, which have a chance for each context. The chances are mixed as in PAQ (Mahoney 2005): the logit
 # of the result is a weighted sum of their logits, and the weights are learned, too.
 
-VERSION = 5  # of the layout of the file
+VERSION = 4  # of the layout of the file
 MOST_SAMPLES, MOST_PICTURES = 2**28, 2**16  # that a file may hold
 LARGEST_BASIS = 256  # longest side of patches whose decoder is expressed in cosines
 LEAST = np.array([VERSION, 0, 1, 1, 0, 0, 0, -64 * STEPS, 0, 1])  # of the numbers in the head
@@ -1214,7 +1214,7 @@ def lap(picture, width, height, matrix):
         rights += changes
 
 
-AROUND = 3  # neighbours as far as this, along both axes, are averaged
+AROUND = 2  # neighbours as far as this, along both axes, are averaged
 
 
 @njit(parallel=True, fastmath=True, error_model="numpy")
@@ -1223,7 +1223,7 @@ def average_alike(padded, averages, scale):
 
     Threads share out the lines.
 
-    padded    float32 (channels, height + 8, width + 8): a picture with margins of AROUND + 1
+    padded    float32 (channels, height + 6, width + 6): a picture with margins of AROUND + 1
     averages  float32 (channels, height, width), overwritten
     scale     float32: 1 / the sum of squared differences of surroundings from which a neighbour doesn't count
     """
