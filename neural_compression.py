@@ -744,7 +744,7 @@ def best_smoothing(record, pictures, options):
 
 def distance(loss, aim, learned_loss):
     """How many exponents lie between a loss and a loss of `aim`, about; at most two octaves."""
-    # As measured on photographs, what is added to the learned loss grows about as step^1.5. Small numbers: losses can be 0.
+    # The loss beyond the learned one is taken to grow as step^1.5, which took the fewest tries. Small numbers: losses can be 0.
     added = max(loss - learned_loss, loss / 8) + 1e-15
     wanted = max(aim - learned_loss, aim / 8) + 1e-12
     return round(STEPS * np.clip(log2(wanted / added) / 1.5, -2, 2))
