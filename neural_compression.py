@@ -388,8 +388,8 @@ def log_epoch(losses, epochs, log_every, seconds):
 #
 #     logits = step * (codes / |codes|).T @ decoder, which is turned back if it is expressed in cosines
 #
-# The rows of the decoder have a length of 1 at first, unless each patch has its own, and get that of the codes, |codes|, before
-# they are rounded. So 1 more in a code and 1 more in the decoder add about as much to the logits' squared error: step^2.
+# The decoder's rows have a length of 1 at first, but for components of single patches, and get that of the codes before being
+# rounded. So 1 more in a code and 1 more in the decoder add about as much to the logits' squared error: step^2.
 
 STEPS = 64  # rounding steps to choose from, per factor of two: a step is 2^(exponent / STEPS)
 PRICE = 0.15  # squared error allowed per bit saved; 1 is what a number wrong by 1 adds (`tests/quality.py rounding`)
@@ -447,10 +447,7 @@ def step_of(exponent):
 
 
 def choose(codes, decoder, step, passes, targets, bases):
-    """Whole numbers in the place of codes and decoder, int64 in the same layout, improved by what they cost in so many passes.
-
-    Components that add nothing are left out.
-    """
+    """Whole numbers in the place of codes and decoder, int64 in the same layout, improved in so many passes."""
     # First both are rounded. As the whole codes still point nearly where the codes did, this decoder suits them.
     codes = codes / float32(step)
     lengths = norm(codes, axis=1, keepdims=True)
@@ -464,7 +461,7 @@ def choose(codes, decoder, step, passes, targets, bases):
     price = PRICE * step**2 * np.mean(slopes**2 + 1e-4)
     some_by_sample = np.ascontiguousarray(some.T)
     for _ in range(passes):
-        # The codes move, while logits = step * codes.T @ per_length: so the decoder stays, even though lengths change.
+        # The codes move, with logits = step * codes.T @ per_length, where per_length stays though lengths change.
         per_length = turn_back(decoder, bases) / row_lengths(codes)
         units = np.ascontiguousarray(step * per_length, float32)
         move(codes, units, targets, bit_costs(codes, price))
@@ -663,8 +660,8 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
         codes, decoder = sparse(codes, decoder, step)
     options = [0] if exact.any() or not in_cosines else range(SMOOTHINGS)
 
-    # If numbers are chosen, up to four tries of one pass come first, and only say where to go on. If the target may be out of
-    # reach, the first try has all passes and a fine step instead, and others have to be nearly as good as the best.
+    # If numbers are chosen, up to four tries of one pass come first, and only say where to go on. If training missed a target,
+    # choosing may still meet it: the first try has all passes and a fine step instead.
     out_of_reach = learned_loss > asked
     quick = 0 if out_of_reach or not most else 4
     allowed = asked
@@ -693,13 +690,14 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
         record, losses, loss = best_smoothing(record, pictures, options)
         say(f"rounding step {step_of(exponent):.4g}: {quality(loss)}{', a first look' if quick else ''}")
 
-        # The aim is a little below what is allowed; more so for one pass: at the same step, it leaves less loss than all.
+        # The aim is a little below what is allowed; more so for one pass: more passes trade more error for bits.
         if quick:
             way = distance(loss, 0.95 * allowed, learned_loss)
             quick = 0 if abs(way) <= STEPS // 8 or PRESSES else quick - 1
             exponent = max(finest, exponent + way)
             continue
 
+        # In reach, what was asked stays allowed. Out of reach, it is what is nearly as good as the best try so far.
         keeps_exact = not losses[exact].any()
         if keeps_exact:
             enough = asked if loss <= asked else 1.06 * loss
@@ -744,7 +742,7 @@ def best_smoothing(record, pictures, options):
 
 def distance(loss, aim, learned_loss):
     """How many exponents lie between a loss and a loss of `aim`, about; at most two octaves."""
-    # The loss beyond the learned one is taken to grow as step^1.5, which took the fewest tries. Small numbers: losses can be 0.
+    # What exceeds the learned loss, an eighth at least, is taken to grow as step^1.5: this took fewest tries. Losses can be 0.
     added = max(loss - learned_loss, loss / 8) + 1e-15
     wanted = max(aim - learned_loss, aim / 8) + 1e-12
     return round(STEPS * np.clip(log2(wanted / added) / 1.5, -2, 2))
@@ -912,7 +910,7 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
     A number is written as its length in bits, in unary; then its digits below the first; then its sign. What is written is its
     difference from a base: the median of left, above, and left + above - corner, if such differences were smaller so far in its
     plane, otherwise 0. Outside of the plane, all is 0. When numbers are read, they are 0 at first, and the bits given to
-    `transfer_bit` are ignored. Chances, weights and `found` go on from array to array; all else begins anew.
+    `transfer_bit` are ignored. Chances and weights go on, and `found` within a group; all else begins anew.
     """
     # np.int64 in the place of plain numbers saves numba from compiling functions once more for each of them.
     row_size = count * columns
@@ -963,8 +961,8 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
                         break
                     length += 1
 
-                # A digit keeps the second and third of these contexts; the others are its place, and the guess's digit. A sign
-                # keeps the third; the others are the signs of left and above, those of the planes before, and the guess's sign.
+                # A digit keeps contexts 1 and 2; the others are its place, and the guess's digit. A sign keeps context 2; the
+                # others are the signs of left and above, those of the planes before, and the guess's sign.
                 digits = min(length, 1)
                 for digit in range(length - 2, -1, -1):
                     contexts[0] = (LENGTHS * plane + length) * LENGTHS + digit
@@ -985,9 +983,9 @@ def transfer_planes(state, stream, chances, weights, found, group, numbers, firs
                 number = base + digits
                 gains[k] += abs(number) - abs(number - median)
 
-                # What repeats: after a wrong guess, and at first, the streak is 0. Then the place is looked up behind which the
-                # last six numbers were found the last time, by a hash of them: 40^6 is a multiple of 2^18, so older ones drop
-                # out. If there is one, the streak begins at 1, and grows while guesses are right; until then `back` stays.
+                # What repeats: after a wrong guess, and at first, the streak is 0. Then the place that followed the same six
+                # numbers the last time is looked up by a hash of them: 40^6 is a multiple of 2^18, so older ones drop out. If
+                # there is one, the streak begins at 1, and grows while guesses are right; otherwise `back` stays.
                 if streak and number == numbers[place - back]:
                     streak += 1
                 else:
@@ -1087,7 +1085,8 @@ def unpack(content):
 def radial(x, y, width, height):
     """Brightness falls from 1 in the centre to 0 in a corner."""
     across, down = width / 2, height / 2
-    return 1 - np.hypot(x - across, y - down) / hypot(across, down)
+    distances = np.hypot(x - across, y - down)
+    return 1 - distances / hypot(across, down)
 
 
 def sine(x, y, width, height):
@@ -1152,7 +1151,8 @@ def read_picture(path):
         samples = np.array(words, int)
     else:
         depth = 1 if maxval < 256 else 2
-        samples = np.frombuffer(raster, f">u{depth}", min(count, len(raster) // depth))
+        whole = len(raster) // depth
+        samples = np.frombuffer(raster, f">u{depth}", min(count, whole))
     if len(samples) < count:
         raise Refused(f"{path}: is cut off: it has {len(samples)} of {count} samples")
     if samples.max() > maxval:
@@ -1537,8 +1537,9 @@ def report(folder, names, pictures, decoded, content, target_psnr):
     pixels = sum(picture.shape[0] * picture.shape[1] for picture in pictures)
     if size > raw and target_psnr is None:
         say("the file is larger than the samples themselves: a TARGET_PSNR, like 35, makes it smaller")
-    rates = f"{8 * size / pixels:.3f} bits per pixel, {size / raw:.3f} of raw"
-    say(f"compressed.bin: {size} bytes, {rates}; all results are in {folder}")
+    bits = 8 * size / pixels
+    share = size / raw
+    say(f"compressed.bin: {size} bytes, {bits:.3f} bits per pixel, {share:.3f} of raw; all results are in {folder}")
 
 
 PRESSES = []  # what `note_ctrl_c` has noted
@@ -1662,7 +1663,8 @@ def rehearse_file():
     """The half of `rehearse` that can be done in a process of its own."""
     one = np.ones((1, 1), float32)
     numbers = choose(one, one, 1, 1, one, None)
-    record = Record(0, 1, 1, 0, 0, 0, 0, np.array([[1, 1]]), *numbers)
+    shapes = np.array([[1, 1]])
+    record = Record(0, 1, 1, 0, 0, 0, 0, shapes, *numbers)
     unpack(pack(record))
     smooth(one, 1)
 

@@ -334,13 +334,19 @@ def test_where_a_picture_is_exact_none_is_smoothed(program):
     assert np.array_equal(program.decompress(content)[0], pictures[0]) and read(content).smoothing == 0 < alone.smoothing
 
 
+def size_at(program, pictures, model, target):
+    """Bytes of a file in patches of 8 x 8; for 0.1 dB above the target, 2 % less."""
+    content = program.compress(pictures, *model, 8, 8, target)
+    above = psnr(pictures, program.decompress(content)) - target if target else 0
+    return len(content) * 0.83**above
+
+
 def test_smoothing_makes_photographs_smaller(program, monkeypatch):
     pictures = [photograph(180, 240)], [photograph(180, 240, 3)]
     models = [learn(program, picture, 8, 8, 24) for picture in pictures]
-    sizes = [len(program.compress(picture, *model, 8, 8, 34.0)) for picture, model in zip(pictures, models)]
+    sizes = [size_at(program, picture, model, 34.0) for picture, model in zip(pictures, models)]
     monkeypatch.setattr(program, "SMOOTHINGS", 1)
-    assert all(size < 0.96 * len(program.compress(picture, *model, 8, 8, 34.0))
-               for size, picture, model in zip(sizes, pictures, models))  # fmt: skip
+    assert all(size < 0.99 * size_at(program, picture, model, 34.0) for size, picture, model in zip(sizes, pictures, models))
 
 
 def test_the_coder_rounds_alike_on_every_machine(program):
@@ -551,13 +557,13 @@ def test_files_are_as_small_as_they_were(program):
     content = press(program, pictures, 256, 256, 16, None, 1000)
     assert len(content) <= 1.03 * 6382 and all(map(np.array_equal, program.decompress(content), pictures))
 
-    grey = photograph(180, 240)
+    grey, colour = photograph(180, 240), photograph(180, 240, 3)
     model = learn(program, [grey], 8, 8, 24)
-    for target, most in ((32.0, 236), (34.0, 351), (36.0, 1160), (None, 7397)):
-        assert len(program.compress([grey], *model, 8, 8, target)) <= 1.03 * most
-    equal = press(program, [np.stack(3 * [grey], axis=-1)], 8, 8, 24, 34.0)
-    assert len(equal) <= 1.03 * 351 + 40  # two more channels of weights
-    assert len(press(program, [photograph(180, 240, 3)], 8, 8, 24, 34.0)) <= 1.03 * 370
+    for target, most in ((32.0, 234), (34.0, 343), (36.0, 1212), (None, 7445)):
+        assert size_at(program, [grey], model, target) <= 1.03 * most
+    equal = [np.stack(3 * [grey], axis=-1)]
+    assert size_at(program, equal, learn(program, equal, 8, 8, 24), 34.0) <= 1.03 * 343 + 40  # two more channels of weights
+    assert size_at(program, [colour], learn(program, [colour], 8, 8, 24), 34.0) <= 1.03 * 380
     assert len(press(program, FLAT, 8, 8, 3)) <= 20
 
 
