@@ -643,7 +643,6 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     # Pictures that training made exact have to stay exact, unless training surpassed the target, which gives room.
     learned = assemble(codes @ decoder, shapes, width, height, lapped)
     losses, learned_loss = mean_squares(pictures, map(to_levels, learned))
-    say(f"before rounding: {quality(learned_loss)}")
     asked = 1.01 * learned_loss if target_psnr is None else 10 ** (-float(target_psnr) / 10)
     exact = (losses == 0) & (asked <= 1.01 * learned_loss)
 
@@ -659,6 +658,7 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     if pays:
         codes, decoder = sparse(codes, decoder, step)
     options = [0] if exact.any() or not in_cosines else range(SMOOTHINGS)
+    say(f"before rounding: {quality(learned_loss)}")
 
     # If numbers are chosen, up to four tries of one pass come first, and only say where to go on. If training missed a target,
     # choosing may still meet it: the first try has all passes and a fine step instead.
