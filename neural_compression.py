@@ -649,8 +649,9 @@ def compress(pictures, codes, decoder, width, height, target_psnr=None):
     # Large pictures get fewer passes of choosing, which trades error for bits, so there is none where all has to be exact. The
     # step is a guess for photographs. Where numbers are chosen, and the decoder is smooth enough for cosines, `sparse` pays;
     # otherwise, if there would be as many components as patches, it pays that each patch has its own.
-    passes = np.clip(1e7 / targets.size, *PASSES)
-    most = 0 if exact.all() else int(passes)
+    most = int(np.clip(1e7 / targets.size, *PASSES))
+    if exact.all():
+        most = 0
     step = 16 * sqrt(max(learned_loss, asked)) or 1
     pays = in_cosines and most
     apart = not pays and len(targets) <= min(decoder.shape)
@@ -821,7 +822,7 @@ def mean_squares(pictures, decoded):
 # one for each of four models, which have a chance for each context. The chances are mixed as in PAQ (Mahoney 2005): the logit
 # of the result is a weighted sum of their logits, and the weights are learned, too.
 
-VERSION = 4  # of the layout of the file
+VERSION = 5  # of the layout of the file
 MOST_SAMPLES, MOST_PICTURES = 2**28, 2**16  # that a file may hold
 LARGEST_BASIS = 256  # longest side of patches whose decoder is expressed in cosines
 LEAST = np.array([VERSION, 0, 1, 1, 0, 0, 0, -64 * STEPS, 0, 1])  # of the numbers in the head
@@ -1440,7 +1441,7 @@ def check_constants():
 def load_pictures(images, width, height, folder):
     """Names and pictures of what IMAGES holds; patterns are width x height, and folder is for the results."""
     names = []
-    place = os.path.realpath(folder)
+    folder = os.path.realpath(folder)
     for name in images:
         if name in PATTERNS:
             names.append(name)
@@ -1453,7 +1454,7 @@ def load_pictures(images, width, height, folder):
         if not found:
             raise Refused(f"IMAGES: {path} matches no file, and {name} none of the patterns {', '.join(PATTERNS)}")
         for path in found:
-            if os.path.dirname(os.path.realpath(path)) == place:
+            if os.path.dirname(os.path.realpath(path)) == folder:
                 raise Refused(f"IMAGES: {path} lies in OUTPUT_DIR, where results are replaced: copy it to another folder")
         names += found
 

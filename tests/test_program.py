@@ -356,7 +356,7 @@ BAD = [
     *[("TARGET_PSNR", bad) for bad in (*NUMBERS, 0.9, 101) if bad is not None],
     *[(name, bad) for name in ("SINE_FREQUENCY", "CHECKER_SQUARES") for bad in ("40", None, math.nan, math.inf, True)],
     *[("IMAGES", bad) for bad in ("cat.pgm", (), None, (1,), ("radial", None), ("a" * 300,), 5, {"radial"}, np.array(["radial"]))],
-    *[("OUTPUT_DIR", bad) for bad in (None, 5, b"outputs", Path("outputs"))],
+    *[("OUTPUT_DIR", bad) for bad in (None, 5, b"outputs", Path("outputs"), "a\0b")],
 ]
 
 
